@@ -1,0 +1,116 @@
+"""The main job: plan, build the units in parallel, finish the dataset, leave artifacts.
+
+Works with a Prefect server (`PREFECT_API_URL`) and without one. One task a unit, never a row; no cache
+and no results of Prefect's: manifests are the truth.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from prefect import flow, task
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.futures import PrefectFuture, as_completed
+from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
+from prefect.task_runners import ThreadPoolTaskRunner
+
+from pipeline import build
+from pipeline import finish as finishing
+from pipeline.build import Job, UnitReport, UnitsFailed
+from pipeline.endpoint import EndpointError
+from pipeline.plan import Plan, Unit
+from pipeline.report import Report
+from pipeline.setup import prepare
+from pipeline.shards import clear_temporary, exclusive
+from pipeline.workers import Stopped, WorkerDied, Workers
+from schemas.manifest import DatasetManifest
+
+CPUS = os.cpu_count() or 1
+FATAL = (EndpointError, OSError, Stopped)  # no other unit can succeed either
+
+_workers: Workers | None = None  # of the run in this process; tasks elsewhere build in place
+
+
+def _threads(count: int) -> Any:
+    return ThreadPoolTaskRunner(max_workers=count)  # they wait for workers
+
+
+def _was_killed(_task: Any, _run: Any, state: Any) -> bool:
+    return isinstance(state.result(raise_on_failure=False), WorkerDied)
+
+
+@task(name="plan", cache_policy=NO_CACHE, persist_result=False)
+def plan(job: Job, limit: int | None) -> Plan:
+    """Lists the corpora and cuts them into units."""
+    return prepare(job.recipe).plan(Path(job.out), limit)
+
+
+@task(
+    name="unit",
+    task_run_name="{unit.split}-{unit.id}",
+    cache_policy=NO_CACHE,
+    persist_result=False,
+    retries=2,
+    retry_condition_fn=_was_killed,
+)
+def unit(job: Job, unit: Unit) -> UnitReport:
+    """Builds one unit, in a worker where there are some."""
+    if _workers is None:
+        return build.build_unit(job, unit)
+    return _workers.run(build.build_unit, job, unit)
+
+
+@task(name="finish", cache_policy=NO_CACHE, persist_result=False)
+def finish(job: Job, made: Plan) -> DatasetManifest:
+    """Makes a dataset of the shards."""
+    return finishing.finish(job, made)
+
+
+@flow(name="build-dataset", persist_result=False, task_runner=_threads(CPUS))
+def build_dataset(recipe: str, out: str, limit: int | None = None, workers: int = CPUS) -> Report:
+    """Builds the dataset of a recipe.
+
+    Args:
+        recipe: The recipe's file.
+        out: The dataset's folder.
+        limit: At most so many utterances, drawn by chance.
+        workers: Processes that build units.
+    """
+    global _workers
+    job = Job(recipe, out, workers=workers)
+    with exclusive(Path(out)):
+        clear_temporary(Path(out))
+        made = plan(job, limit)
+        with build.serving(job, made) as served, Workers(workers) as _workers:
+            reports = _collect(unit.submit(served, piece) for piece in made.units)
+        report = Report(finish(job, made), reports, made.warnings)
+    name = report.dataset.name.replace("_", "-")
+    create_markdown_artifact(report.markdown, key=f"{name}-summary")
+    create_table_artifact(report.table, key=f"{name}-figures")
+    return report
+
+
+def _collect(futures: Iterable[PrefectFuture[UnitReport]]) -> list[UnitReport]:
+    """The reports of all units; the first error that concerns all of them ends the run."""
+    reports, failures = [], []
+    for future in as_completed(list(futures)):
+        try:
+            reports.append(future.result())
+        except FATAL:
+            raise
+        except Exception as error:  # of one unit: the others go on, and it is told at the end
+            failures.append(error)
+    if failures:
+        raise UnitsFailed(failures, len(reports))
+    return reports
+
+
+def run(recipe: Path, out: Path, limit: int | None, workers: int) -> Report:
+    """The flow, here and now."""
+    # The heartbeat thread sleeps in steps of a second, which every run would wait for at its end.
+    with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
+        return build_dataset.with_options(task_runner=_threads(workers))(str(recipe), str(out), limit, workers)

@@ -1,0 +1,1 @@
+"""Everything between a corpus and a finished dataset."""

@@ -1,0 +1,321 @@
+"""The command line: a dictionary of functions."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.panel import Panel
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from pipeline import inspect as inspection
+from pipeline import recipes as recipe_files
+from pipeline import survey as surveying
+from pipeline.build import UnitsFailed
+from pipeline.endpoint import EndpointError
+from pipeline.inspect import NoDataset
+from pipeline.memo import MemoError
+from pipeline.plugins import MissingExtra
+from pipeline.prompting import PromptError
+from pipeline.readers.base import CorpusError
+from pipeline.recipes import RecipeError
+from pipeline.setup import prepare
+from pipeline.shards import DiskError, FolderInUse
+from pipeline.tts.base import SpeechError
+from schemas.manifest import DatasetManifest
+from schemas.sample import Sample
+
+console = Console()
+errors = Console(stderr=True)
+log = logging.getLogger("earwitness")
+
+USERS = (
+    *(RecipeError, PromptError, CorpusError, MissingExtra, EndpointError, MemoError, DiskError),
+    *(FolderInUse, NoDataset, SpeechError, UnitsFailed),
+)
+"""Errors that a person can mend: their message is all that is shown."""
+PROBLEMS_SHOWN = 5
+
+
+def build(
+    recipe: Annotated[
+        str, typer.Argument(help="A recipe's file, or the name of a shipped one (`earwitness recipes`).")
+    ],
+    out: Annotated[Path | None, typer.Option(help="The dataset's folder. Default: out/NAME")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="At most so many utterances, drawn by chance.")] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that build.")] = os.cpu_count() or 1,
+    verbose: Annotated[bool, typer.Option(help="Show what Prefect logs.")] = False,
+) -> None:
+    """Build a dataset from a recipe. Run it again to go on after a stop: nothing is done twice."""
+    path = recipe_files.find(recipe)
+    setup = prepare(str(path))
+    folder = out or Path("out") / setup.recipe.name
+    _refuse_foreign(folder, setup.recipe.name)
+    console.print(f"[bold]{setup.recipe.name}[/bold]  {path} -> {folder}")
+    if setup.tasks_left_out:
+        names = ", ".join(setup.tasks_left_out)
+        console.print(f"[yellow]Left out, since the recipe names no LLM (`llm`):[/yellow] {names}")
+    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "INFO" if verbose else "CRITICAL")
+    with _told_how_to_go_on(folder), _shown(folder):
+        from flows import build_dataset
+
+        report = build_dataset.run(path, folder, limit, workers)
+    for warning in report.warnings:
+        console.print(f"[yellow]Warning:[/yellow] {warning}")
+    _summary(report.dataset)
+    if report.asked or report.remembered:
+        console.print(f"LLM replies: {report.asked} asked for now, {report.remembered} remembered from earlier runs.")
+    if report.skipped:
+        console.print(f"{report.skipped} of {len(report.units)} units were finished before this run.")
+    console.print(f"\nLoad it: [cyan]datasets.load_dataset({str(folder)!r})[/cyan]")
+    console.print(f"Look into it: [cyan]earwitness inspect {folder}[/cyan]")
+
+
+def corpora(
+    path: Annotated[Path, typer.Argument(exists=True, help="A folder, a listing or an archive.")],
+    headers: Annotated[bool, typer.Option(help="Read the header of each file.")] = True,
+) -> None:
+    """Find the corpora below a path: how to read them, what is in them, and what is wrong."""
+    found = list(surveying.find(path.resolve()))
+    if not found:
+        raise CorpusError(f"{path}: no corpus is recognised below it. Name its reader in a recipe; see the README")
+    for corpus in found:
+        try:
+            with console.status(f"reading {corpus.path}"):
+                result = surveying.survey(corpus, headers=headers)
+        except (CorpusError, MissingExtra) as error:
+            errors.print(f"[red]{corpus.path}[/red] ({corpus.reader}): {error}")
+            continue
+        _show_survey(result)
+    console.print(f"{len(found)} corpora. Put an entry under `corpora:` of a recipe.")
+
+
+def inspect(
+    dataset: Annotated[Path, typer.Argument(help="A dataset's folder.")],
+    row: Annotated[int | None, typer.Option(help="Show row N, counted from 0.")] = None,
+    wav: Annotated[Path | None, typer.Option(help="Write the speech of that row to this file.")] = None,
+    rejected: Annotated[bool, typer.Option(help="Look at rejected rows.")] = False,
+    verify: Annotated[bool, typer.Option(help="Compare all files with their digests.")] = False,
+) -> None:
+    """Look into a dataset: counts, hours, reasons, examples; or one row and its sound."""
+    manifest = inspection.load(dataset)
+    if verify:
+        wrong = inspection.verify(dataset, manifest)
+        for text in wrong:
+            errors.print(f"[red]{text}[/red]")
+        if wrong:
+            raise typer.Exit(1)
+        console.print("All files are as they were written.")
+    if row is None and wav is None:
+        _summary(manifest)
+        for number, sample in inspection.examples(dataset, manifest, rejected):
+            _show_row(number, sample)
+        return
+    number = row or 0
+    sample = inspection.row(dataset, manifest, number, rejected)
+    _show_row(number, sample, whole=True)
+    if wav is not None:
+        wav.write_bytes(inspection.wav(sample))
+        console.print(f"The speech of row {number} is in {wav}.")
+
+
+def recipes() -> None:
+    """List the shipped recipes."""
+    table = Table("recipe", "what it makes", "file", box=None)
+    for name, path in recipe_files.shipped().items():
+        _, recipe = recipe_files.load(path)
+        table.add_row(name, recipe.description, str(path))
+    console.print(table)
+
+
+COMMANDS: dict[str, Callable[..., None]] = {
+    "build": build,
+    "corpora": corpora,
+    "inspect": inspect,
+    "recipes": recipes,
+}
+
+
+def main() -> None:
+    """Runs the command that was given."""
+    logging.basicConfig(
+        level=logging.WARNING, format="%(message)s", handlers=[RichHandler(console=errors, show_path=False)]
+    )
+    log.setLevel(logging.INFO)
+    application = typer.Typer(
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        help="Makes instruction data for audio LLMs from transcribed speech. Begin with: earwitness build quickstart",
+    )
+    for name, function in COMMANDS.items():
+        application.command(name)(function)
+    try:
+        application()
+    except USERS as error:
+        errors.print(Text.assemble(("Error: ", "bold red"), str(error)), soft_wrap=True)
+        sys.exit(1)
+
+
+def _refuse_foreign(folder: Path, name: str) -> None:
+    """One folder, one dataset: another recipe's would be taken apart."""
+    try:
+        other = inspection.load(folder).name
+    except NoDataset:
+        return
+    if other != name:
+        raise DiskError(17, f"{folder} holds the dataset {other!r}, the recipe makes {name!r}: give another --out")
+
+
+@contextmanager
+def _told_how_to_go_on(folder: Path) -> Iterator[None]:
+    """Ctrl-C ends the run at once; all that was finished stays."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        errors.print(
+            f"\n[yellow]Stopped.[/yellow] What was finished is in {folder}; the same command goes on from there."
+        )
+        sys.stderr.flush()
+        os._exit(130)  # nothing is left to be written, and other threads may wait for ever
+
+
+@contextmanager
+def _shown(folder: Path) -> Iterator[None]:
+    """A progress bar, fed by what the folder tells."""
+    from pipeline.progress import Watch
+
+    watch, ended = Watch(folder), threading.Event()
+    columns = (
+        *(SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()),
+        *(TextColumn("{task.fields[rate]}"), TimeRemainingColumn(), TextColumn("{task.fields[rows]}")),
+    )
+    with Progress(*columns, console=console) as progress:
+        bar = progress.add_task("planning", total=None, rate="", rows="")
+        started: list[tuple[float, int]] = []
+
+        def follow() -> None:
+            began = time.time()
+            while not ended.wait(0.5):
+                state = watch.look(newer_than=began)
+                if state is not None:
+                    _advance(progress, bar, state, started)
+
+        thread = threading.Thread(target=follow, daemon=True)
+        thread.start()
+        try:
+            yield
+            state = watch.look()
+            if state is not None:
+                _advance(progress, bar, state, started)
+        finally:
+            ended.set()
+            thread.join()
+
+
+def _advance(progress: Progress, bar: Any, state: Any, started: list[tuple[float, int]]) -> None:
+    now = time.monotonic()
+    if not started:
+        started.append((now, state.utterances_done))
+    began, had = started[0]
+    rate = (state.utterances_done - had) / (now - began) if now > began else 0.0
+    done = state.units_done == state.units
+    progress.update(
+        bar,
+        description="finishing" if done else "utterances",
+        total=state.utterances,
+        completed=state.utterances_done,
+        rate=f"{rate:.0f}/s",
+        rows=f"{state.kept} rows, {state.rejected} set aside",
+    )
+
+
+def _summary(dataset: DatasetManifest) -> None:
+    kept = sum(split.rows for split in dataset.splits.values())
+    table = Table(title=f"{dataset.name}: {kept} rows, {dataset.rows_in - kept} set aside", title_justify="left")
+    for column in ("split", "rows", "utterances", "hours", "speakers", "shards"):
+        table.add_column(column, justify="left" if column == "split" else "right")
+    for name, s in dataset.splits.items():
+        row = (s.rows, s.utterances, f"{s.seconds / 3600:.2f}", s.speakers, len(s.shards))
+        table.add_row(name, *map(str, row))
+    console.print(table)
+    _counts("task", dataset.tasks)
+    _counts("set aside", dataset.reasons)
+    _counts("hours by language", {k: round(v / 3600, 3) for k, v in dataset.languages.items()})
+    for model, tokens in dataset.tokens.items():
+        console.print(f"{model}: {tokens.requests} requests, {tokens.prompt} tokens in, {tokens.completion} out")
+    if dataset.cost is not None:
+        console.print(f"cost at the recipe's prices: {dataset.cost:.2f}")
+    if not dataset.speech_verified:
+        console.print("[dim]speech not verified: no recogniser has compared it with the transcripts[/dim]")
+
+
+def _counts(title: str, counts: dict[str, Any]) -> None:
+    if counts:
+        items = sorted(counts.items(), key=lambda item: -item[1])
+        console.print(f"[bold]{title}:[/bold] " + ", ".join(f"{name} {count}" for name, count in items))
+
+
+def _show_row(number: int, sample: Sample, whole: bool = False) -> None:
+    text = Text()
+    for utterance in sample.utterances:
+        audio = f"{utterance.audio.seconds:.1f} s" if utterance.audio else "no audio"
+        text.append(f"{utterance.id}  {audio}  {utterance.language or '?'}  {utterance.speaker or ''}\n", "dim")
+        text.append(f"said: {utterance.transcript}\n", "italic")
+    for message in sample.messages:
+        text.append(f"{message.role}: ", "bold")
+        text.append(message.content + "\n")
+    if sample.rejected:
+        text.append(f"{sample.rejected}: {sample.detail}\n", "red")
+    if whole:
+        made = sample.provenance
+        text.append(f"answer: {sample.answer}\nlanguage: {sample.language}\nsplit: {sample.split}\n", "dim")
+        text.append("".join(f"{name}: {value}\n" for name, value in _fields(made) if value), "dim")
+    console.print(Panel(text, title=f"row {number}: {sample.task or sample.rejected}", title_align="left"))
+
+
+def _fields(struct: Any) -> list[tuple[str, Any]]:
+    return [(name, getattr(struct, name)) for name in struct.__struct_fields__]
+
+
+def _show_survey(result: surveying.Survey) -> None:
+    text = Text()
+    text.append(f"{result.utterances} utterances, {result.with_transcript} with a transcript, ")
+    text.append(f"{result.seconds / 3600:.2f} h, {len(result.speakers)} speakers\n")
+    for name, counts in (
+        ("languages", result.languages),
+        ("rates", result.rates),
+        ("channels", result.channels),
+        ("formats", result.formats),
+        ("labels", result.labels),
+    ):
+        if counts:
+            text.append(f"{name}: " + ", ".join(f"{k} ({n})" for k, n in counts.most_common()) + "\n")
+    for note in result.notes:
+        text.append(f"note: {note}\n", "yellow")
+    for reason, details in sorted(result.problems.items()):
+        text.append(f"{reason}: {len(details)}\n", "red")
+        for detail in details[:PROBLEMS_SHOWN]:
+            text.append(f"  {detail}\n")
+        if len(details) > PROBLEMS_SHOWN:
+            text.append(f"  and {len(details) - PROBLEMS_SHOWN} more\n", "dim")
+    text.append("\n" + result.recipe, "cyan")
+    console.print(Panel(text, title=str(result.found.path), title_align="left"))
+
+
+if __name__ == "__main__":
+    main()

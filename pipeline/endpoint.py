@@ -1,0 +1,250 @@
+"""The one client for everything behind HTTP: any OpenAI-compatible endpoint, or several.
+
+It keeps connections open, waits and tries again when a server is busy or gone, and tells apart
+what is wrong with one request (the sample is set aside) from what is wrong with all (the run stops).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import email.utils
+import logging
+import random
+import time
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+
+import aiohttp
+import orjson
+from yarl import URL
+
+log = logging.getLogger("earwitness")
+
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+_AGAIN = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
+_BUSY = frozenset({429, 503, 529})
+_NO_KEY = frozenset({401, 403})
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0  # seconds between tries
+_LONGEST_ASKED_PAUSE = 300.0  # seconds that a server may ask for with Retry-After
+_COMPLAIN_EVERY = 20.0  # seconds
+_LARGEST_BODY = 64 * 2**20  # bytes of a response
+
+
+class EndpointError(RuntimeError):
+    """No request can succeed: a wrong key, an unknown model, a server that is gone for good."""
+
+
+class RequestRefused(Exception):
+    """This one request cannot be served; others can."""
+
+
+class _Answer(NamedTuple):
+    """What one try gave."""
+
+    status: int | None
+    """None without an answer."""
+    body: bytes
+    pause: float | None = None
+    """Seconds that the server asks for."""
+    refused: bool = False
+    """Nobody listens at the address."""
+
+
+class Client:
+    """Posts requests to the least busy of some equal servers.
+
+    Args:
+        urls: Base URLs, e.g. `http://127.0.0.1:8000/v1`.
+        key: Sent as a bearer token; None sends none.
+        concurrency: Requests in flight at once, over all servers.
+        timeout: Seconds for one try.
+        retries: Tries after which a request is given up if others succeed.
+        patience: Seconds without any success after which the servers are given up.
+        gone_after: The same where nobody listens at the address any more.
+    """
+
+    def __init__(
+        self,
+        urls: Sequence[str],
+        *,
+        key: str | None,
+        concurrency: int,
+        timeout: float,
+        retries: int,
+        patience: float,
+        gone_after: float | None = None,
+    ) -> None:
+        self._urls = [URL(url.rstrip("/") + "/") for url in urls]
+        self._in_flight = [0] * len(urls)
+        self._resting_until = [0.0] * len(urls)
+        self._key, self._timeout = key, timeout
+        self._retries, self._patience = retries, patience
+        self._gone_after = patience if gone_after is None else gone_after
+        self._places = asyncio.Semaphore(concurrency)
+        self._last_success = self._complained = float("-inf")
+        self._session: aiohttp.ClientSession | None = None
+        self.sent = 0
+        """Requests that went out, tries included."""
+
+    async def __aenter__(self) -> Client:
+        headers = {"Content-Type": "application/json"}
+        if self._key:
+            headers["Authorization"] = f"Bearer {self._key}"
+        remote = any(url.host not in _LOOPBACK for url in self._urls)
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=60),
+            headers=headers,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            timeout=aiohttp.ClientTimeout(total=self._timeout, sock_connect=min(30.0, self._timeout)),
+            trust_env=remote,  # looking for a proxy costs as much as the request on loopback
+        )
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._session is not None
+        await self._session.close()
+
+    async def check_model(self, model: str) -> None:
+        """Asks every server which models it has.
+
+        Raises:
+            EndpointError: The key is wrong or the model is not there. Servers that have no such
+                list are taken at their word.
+        """
+        for index, url in enumerate(self._urls):
+            status, body = await self._persist("GET", "models", b"", only=index)
+            if status == 200:
+                try:
+                    known = [str(m["id"]) for m in orjson.loads(body)["data"]]
+                except (orjson.JSONDecodeError, KeyError, TypeError):
+                    continue
+                if known and model not in known:
+                    some = ", ".join(known[:8]) + (", ..." if len(known) > 8 else "")
+                    raise EndpointError(f"{_shown(url)} has no model {model!r}; it has: {some}")
+
+    async def post(self, path: str, payload: bytes) -> bytes:
+        """The body of a successful response.
+
+        Raises:
+            RequestRefused: This request cannot be served.
+            EndpointError: None can.
+        """
+        async with self._places:
+            status, body = await self._persist("POST", path, payload)
+        if status == 200:
+            return body
+        raise RequestRefused(f"{status}: {_message(body)}")
+
+    async def _persist(self, method: str, path: str, payload: bytes, only: int | None = None) -> tuple[int, bytes]:
+        """Tries until there is an answer that more tries would not change."""
+        began = time.monotonic()
+        failures = 0
+        while True:
+            index = self._choose() if only is None else only
+            answer = await self._try(index, method, path, payload)
+            status, body = answer.status, answer.body
+            if status is not None and status not in _AGAIN:
+                return self._settle(index, method, status, body)
+            # Being told to wait says nothing against the request.
+            failures += status not in _BUSY
+            now = time.monotonic()
+            if failures > self._retries and self._last_success > began:
+                raise RequestRefused(f"{failures} tries failed while others succeeded: {_message(body)}")
+            silent = now - max(began, self._last_success)
+            if silent > (self._gone_after if answer.refused else self._patience):
+                what = "no connection" if status is None else f"HTTP {status}"
+                raise EndpointError(
+                    f"{_shown(self._urls[index])} has not answered for {silent:.0f} s ({what}: "
+                    f"{_message(body)}). Start it again; all replies so far are remembered"
+                )
+            self._complain(index, status, body, silent)
+            pause = answer.pause
+            if pause is None:
+                pause = random.uniform(0, min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** min(failures, 10)))
+            await asyncio.sleep(min(pause, _LONGEST_ASKED_PAUSE, self._patience + 1))
+
+    def _complain(self, index: int, status: int | None, body: bytes, silent: float) -> None:
+        """Tells a person that the run is waiting, now and then."""
+        now = time.monotonic()
+        if silent > _COMPLAIN_EVERY and now - self._complained > _COMPLAIN_EVERY:
+            self._complained = now
+            what = "does not answer" if status is None else f"answers {status}"
+            log.warning(
+                "%s %s: %s. Trying on for %.0f s",
+                _shown(self._urls[index]),
+                what,
+                _message(body),
+                self._patience - silent,
+            )
+
+    def _settle(self, index: int, method: str, status: int, body: bytes) -> tuple[int, bytes]:
+        self._last_success = time.monotonic()
+        url = _shown(self._urls[index])
+        if status in _NO_KEY:
+            told = "it was given no key" if not self._key else "the key is not accepted"
+            raise EndpointError(f"{url} answers {status}: {told}: {_message(body)}")
+        if status == 404 and method == "POST":
+            raise EndpointError(f"{url} answers 404: is the address or the model's name wrong? {_message(body)}")
+        if 300 <= status < 400:
+            raise EndpointError(f"{url} answers {status}, a redirection: give the final address")
+        return status, body
+
+    def _choose(self) -> int:
+        now = time.monotonic()
+        order = range(len(self._urls))
+        awake = [i for i in order if self._resting_until[i] <= now] or list(order)
+        return min(awake, key=self._in_flight.__getitem__)
+
+    async def _try(self, index: int, method: str, path: str, payload: bytes) -> _Answer:
+        assert self._session is not None
+        self._in_flight[index] += 1
+        self.sent += 1
+        try:
+            url = self._urls[index].join(URL(path))
+            async with self._session.request(method, url, data=payload or None, allow_redirects=False) as response:
+                if (response.content_length or 0) > _LARGEST_BODY:
+                    return _Answer(413, b"the response is over 64 MB")
+                body = await response.read()
+                pause = _retry_after(response.headers.get("Retry-After")) if response.status in _AGAIN else None
+                return _Answer(response.status, body, pause)
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            self._resting_until[index] = time.monotonic() + 1.0  # let the others have it meanwhile
+            text = str(error) or f"no answer in {self._timeout:g} s"
+            return _Answer(None, text.encode(), refused=isinstance(error, aiohttp.ClientConnectorError))
+        finally:
+            self._in_flight[index] -= 1
+
+
+def _retry_after(value: str | None) -> float | None:
+    if not value:
+        return None
+    try:
+        return max(0.0, float(value))
+    except ValueError:
+        pass
+    try:
+        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
+    except ValueError:
+        return None
+
+
+def _shown(url: URL) -> str:
+    """An address without user name and password."""
+    parts = urlsplit(str(url))
+    port = f":{parts.port}" if parts.port else ""
+    return f"{parts.scheme}://{parts.hostname}{port}{parts.path}".rstrip("/")
+
+
+def _message(body: bytes) -> str:
+    """What a server says went wrong, shortened."""
+    try:
+        value: Any = orjson.loads(body)
+        error = value.get("error", value)
+        text = str(error.get("message", error)) if isinstance(error, dict) else str(error)
+    except (orjson.JSONDecodeError, AttributeError):
+        text = body.decode("utf-8", "replace")
+    return " ".join(text.split())[:300]

@@ -1,0 +1,29 @@
+"""Too short to say anything, or too long for an encoder's window."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from pydantic import PositiveFloat
+
+from pipeline.stage import Filter
+from schemas.sample import Rejection, Sample
+
+
+class Duration(Filter):
+    """Bounds on the seconds of an utterance."""
+
+    before_tasks: ClassVar[bool] = True
+
+    shortest: PositiveFloat = 0.3
+    longest: PositiveFloat = 30.0
+
+    def reason(self, sample: Sample) -> Rejection | None:
+        audio = sample.utterances[0].audio
+        if audio is None:
+            return None
+        if audio.seconds < self.shortest:
+            return Rejection("too_short", f"{audio.seconds:.2f} s, at least {self.shortest:g} s are asked for")
+        if audio.seconds > self.longest:
+            return Rejection("too_long", f"{audio.seconds:.2f} s, at most {self.longest:g} s are asked for")
+        return None

@@ -1,0 +1,51 @@
+"""Transcripts that cannot be what is said: far too much or too little for the time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import ClassVar
+
+from pydantic import PositiveFloat
+
+from pipeline.stage import Filter, with_scores
+from pipeline.text import spaced, without_tags
+from schemas.sample import Rejection, Sample
+
+_LONG = 4.0  # seconds from which on a short transcript is suspicious
+
+
+class SpeechRate(Filter):
+    """Bounds on letters and digits a second. Read speech has 10 to 18, in Chinese 3 to 6."""
+
+    before_tasks: ClassVar[bool] = True
+
+    slowest: PositiveFloat = 1.0
+    """Asked of utterances of four seconds and more: short ones may be mostly silence."""
+    fastest: PositiveFloat = 30.0
+    fastest_unspaced: PositiveFloat = 12.0
+    """For Chinese, Japanese, Thai and other languages with more in a character."""
+
+    def __call__(self, samples: Iterable[Sample]) -> Iterator[Sample]:
+        measured = (s if s.rejected else with_scores(s, characters_per_second=_rate(s)) for s in samples)
+        return super().__call__(measured)
+
+    def reason(self, sample: Sample) -> Rejection | None:
+        rate = sample.scores.characters_per_second
+        if rate is None:
+            return None
+        utterance = sample.utterances[0]
+        fastest = self.fastest if spaced(utterance.language) else self.fastest_unspaced
+        if rate > fastest:
+            return Rejection("implausible_speech_rate", f"{rate:.1f} characters a second, at most {fastest:g}")
+        assert utterance.audio is not None
+        if rate < self.slowest and utterance.audio.seconds >= _LONG:
+            return Rejection("implausible_speech_rate", f"{rate:.2f} characters a second, at least {self.slowest:g}")
+        return None
+
+
+def _rate(sample: Sample) -> float | None:
+    utterance = sample.utterances[0]
+    if utterance.audio is None or not utterance.is_speech or not utterance.transcript:
+        return None
+    letters = sum(c.isalnum() for c in without_tags(utterance.transcript))
+    return round(letters / utterance.audio.seconds, 3)

@@ -1,0 +1,154 @@
+"""Finish: shards become a dataset. What depends on all rows is done here, and the manifest comes last."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline import shards
+from pipeline.build import Job, rows_of
+from pipeline.filters.duplicates import Duplicates
+from pipeline.llm.base import LLM
+from pipeline.plan import Plan, Unit
+from pipeline.publish.card import card
+from pipeline.setup import Setup, prepare
+from schemas.arrow import FEATURES
+from schemas.manifest import DatasetManifest, Leakage, ShardManifest, SplitSummary, Tokens
+from schemas.sample import Rejection
+
+
+class LeakageError(RuntimeError):
+    """Train and test share a speaker or an instruction. This is a defect of ours."""
+
+
+def finish(job: Job, plan: Plan) -> DatasetManifest:
+    """Makes a dataset of finished shards: sets duplicates aside, checks for leaks, writes the manifest.
+
+    Raises:
+        LeakageError: Train and test share something.
+    """
+    out, setup = Path(job.out), prepare(job.recipe)
+    made = [_manifest(out, unit, setup.fingerprint) for unit in plan.units]
+    if setup.duplicates is not None:
+        made = _without_duplicates(out, made, setup.duplicates, setup.recipe.shards.rows_per_batch)
+    planned = {(m.split, m.unit) for m in made}
+    for manifest in shards.manifests(out, shards.SPLITS):
+        if (manifest.split, manifest.unit) not in planned:
+            shards.discard(out, manifest)
+    dataset = _dataset_manifest(setup, plan, made)
+    leakage = dataset.leakage
+    if leakage.speakers_in_both or leakage.instructions_in_both:
+        shared = (leakage.speakers_in_both + leakage.instructions_in_both)[:5]
+        raise LeakageError(f"train and test share {', '.join(shared)}: the dataset is not finished")
+    _write_dataset(out, dataset)
+    return dataset
+
+
+def _manifest(out: Path, unit: Unit, fingerprint: str) -> ShardManifest:
+    manifest = shards.finished(out, unit.id, unit.split, fingerprint)
+    assert manifest is not None, f"unit {unit.id} is not finished"
+    return manifest
+
+
+def _without_duplicates(
+    out: Path, made: list[ShardManifest], duplicates: Duplicates, rows_per_batch: int
+) -> list[ShardManifest]:
+    tables, messages, origin = [], [], []
+    for index, manifest in enumerate(made):
+        if manifest.kept is None:
+            continue
+        row = 0
+        for batch in shards.batches(out / manifest.kept.path, ["id", "task", "utterances", "messages"]):
+            first = pc.list_element(batch["utterances"], 0)
+            wanted = ("id", "transcript", "digest", "fingerprint")
+            columns = [batch["id"], batch["task"], *(pc.struct_field(first, name) for name in wanted)]
+            tables.append(pa.table(columns, names=["id", "task", "utterance", *wanted[1:]]))
+            messages.append(batch["messages"])
+            origin += [(index, row + i) for i in range(batch.num_rows)]
+            row += batch.num_rows
+    if not tables:
+        return made
+    contents = pa.chunked_array(messages)
+    found = duplicates.find(pa.concat_tables(tables), lambda row: [str(m["content"]) for m in contents[row].as_py()])
+    by_shard: dict[int, dict[int, Rejection]] = {}
+    for place, rejection in found.items():
+        index, row = origin[place]
+        by_shard.setdefault(index, {})[row] = rejection
+    return [shards.rejecting(out, m, by_shard[i], rows_per_batch) if i in by_shard else m for i, m in enumerate(made)]
+
+
+def _sum(counts: Iterator[Mapping[str, Any]]) -> dict[str, Any]:
+    total: Counter[str] = Counter()
+    for count in counts:
+        total.update(count)
+    return {k: round(v, 3) if isinstance(v, float) else v for k, v in sorted(total.items())}
+
+
+def _dataset_manifest(setup: Setup, plan: Plan, made: list[ShardManifest]) -> DatasetManifest:
+    of_split = {split: [m for m in made if m.split == split] for split in shards.SPLITS}
+    speakers = {split: {s for m in of_split[split] for s in m.speakers} for split in shards.SPLITS}
+    instructions = {split: {s for m in of_split[split] for s in m.instructions} for split in shards.SPLITS}
+    tokens = _tokens(made)
+    return DatasetManifest(
+        name=setup.recipe.name,
+        fingerprint=setup.fingerprint,
+        recipe=setup.resolved,
+        splits={
+            split: SplitSummary(
+                rows=sum(m.kept.rows for m in of_split[split] if m.kept),
+                utterances=sum(m.utterances for m in of_split[split]),
+                seconds=round(sum(m.seconds for m in of_split[split]), 3),
+                row_seconds=round(sum(m.row_seconds for m in of_split[split]), 3),
+                speakers=len(speakers[split]),
+                shards=[m.kept for m in of_split[split] if m.kept],
+            )
+            for split in shards.SPLITS
+            if any(m.kept for m in of_split[split])
+        },
+        rejected=[m.rejected for m in made if m.rejected],
+        planned_utterances=plan.utterances,
+        rows_in=sum(sum(rows_of(m)) for m in made),
+        reasons=_sum(m.reasons for m in made),
+        tasks=_sum(m.tasks for m in made),
+        tasks_left_out=setup.tasks_left_out,
+        languages=_sum(m.languages for m in made),
+        licences=_sum(m.licences for m in made),
+        tokens=tokens,
+        cost=_cost(setup.llm, tokens),
+        leakage=Leakage(
+            speakers_in_both=sorted(set.intersection(*speakers.values())),
+            instructions_in_both=sorted(set.intersection(*instructions.values())),
+        ),
+        speech_verified=False,
+    )
+
+
+def _tokens(made: list[ShardManifest]) -> dict[str, Tokens]:
+    names = sorted({name for m in made for name in m.tokens})
+    return {name: Tokens(**_sum(m.tokens[name].model_dump() for m in made if name in m.tokens)) for name in names}
+
+
+def _cost(llm: LLM | None, tokens: Mapping[str, Tokens]) -> float | None:
+    if llm is None or llm.prices is None:
+        return None
+    spent = sum(t.prompt * llm.prices.prompt + t.completion * llm.prices.completion for t in tokens.values())
+    return round(spent / 1e6, 6)
+
+
+def _write_dataset(out: Path, dataset: DatasetManifest) -> None:
+    """What makes `load_dataset(folder)` and `load_from_disk(folder)` work, then the manifest, last."""
+    (out / "dataset.json").unlink(missing_ok=True)
+    for split, summary in dataset.splits.items():
+        shards.write_atomically(out / split / "state.json", shards.state_file(summary.shards, split))
+        info = {"dataset_name": dataset.name, "features": FEATURES}
+        shards.write_atomically(out / split / "dataset_info.json", json.dumps(info, indent=1).encode())
+    splits = json.dumps({"splits": list(dataset.splits)}).encode()
+    shards.write_atomically(out / "dataset_dict.json", splits)
+    shards.write_atomically(out / "README.md", card(dataset).encode())
+    shards.write_atomically(out / "dataset.json", dataset.model_dump_json(indent=1).encode())

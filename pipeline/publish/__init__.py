@@ -1,0 +1,1 @@
+"""Publish: what makes a dataset one that others can use."""

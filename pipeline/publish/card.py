@@ -1,0 +1,98 @@
+"""The dataset card: what a person and the Hub read first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from schemas.manifest import DatasetManifest
+
+_NO_FILES = "configs: []\n"
+
+
+def card(dataset: DatasetManifest) -> str:
+    """`README.md` of a dataset, with the YAML head by which `load_dataset` finds its files."""
+    return f"---\n{_head(dataset)}---\n\n{_body(dataset)}"
+
+
+def _head(dataset: DatasetManifest) -> str:
+    configs = ""
+    kept = {split: f"{split}/shard-*.arrow" for split in dataset.splits}
+    rejected = {file.path.split("/")[1].split("-")[0] for file in dataset.rejected}
+    aside = {split: f"rejected/{split}-*.arrow" for split in sorted(rejected, reverse=True)}
+    for name, files in (("default", kept), ("rejected", aside)):
+        if files:
+            configs += f"- config_name: {name}\n  data_files:\n"
+            configs += "".join(f"  - split: {split}\n    path: {path}\n" for split, path in files.items())
+    languages = sorted({name.split("-")[0] for name in dataset.languages if name != "unknown"})
+    head = f"pretty_name: {dataset.name}\n"
+    if languages:
+        head += "language:\n" + "".join(f"- '{name}'\n" for name in languages)
+    head += "tags:\n- audio\n- instruction-tuning\n- earwitness\n"
+    return head + (f"configs:\n{configs}" if configs else _NO_FILES)
+
+
+def _body(dataset: DatasetManifest) -> str:
+    rows = sum(s.rows for s in dataset.splits.values())
+    parts = [
+        f"# {dataset.name}\n",
+        f"{dataset.recipe.get('description') or 'Spoken instructions and their responses.'}\n",
+        "Made by Earwitness. Each row holds speech (`audios`, 16 kHz FLAC), a conversation about it "
+        "(`messages`, one `<|audio|>` for each recording) and where both come from.\n",
+        table(
+            ("split", "rows", "hours of speech", "speakers"),
+            ((n, s.rows, f"{s.seconds / 3600:.2f}", s.speakers) for n, s in dataset.splits.items()),
+        ),
+        "## Tasks\n",
+        table(("task", "rows"), _most_first(dataset.tasks)),
+        _left_out(dataset),
+        "## Set aside\n",
+        f"Of {dataset.rows_in} rows {rows} are kept. The others are in the configuration `rejected`.\n",
+        table(("reason", "rows"), _most_first(dataset.reasons)),
+        "## Languages and licences\n",
+        table(("language", "hours"), _hours(dataset.languages)),
+        table(("licence", "hours"), _hours(dataset.licences)),
+        _tokens(dataset),
+        "## What was checked\n",
+        "No speaker and no instruction is in both train and test. "
+        + (
+            ""
+            if dataset.speech_verified
+            else "Speech not verified: no recogniser has compared it with the transcripts."
+        )
+        + "\n",
+    ]
+    return "\n".join(part for part in parts if part)
+
+
+def table(header: tuple[str, ...], rows: Iterable[tuple[object, ...]]) -> str:
+    """Rows as a markdown table."""
+    lines = [" | ".join(map(str, row)) for row in rows]
+    if not lines:
+        return "None.\n"
+    rule = " | ".join("---" for _ in header)
+    return "\n".join(f"| {line} |" for line in [" | ".join(header), rule, *lines]) + "\n"
+
+
+def _most_first(counts: Mapping[str, int]) -> list[tuple[str, int]]:
+    return sorted(counts.items(), key=lambda item: -item[1])
+
+
+def _hours(seconds: Mapping[str, float]) -> Iterable[tuple[str, str]]:
+    return ((name, f"{s / 3600:.2f}") for name, s in sorted(seconds.items(), key=lambda item: -item[1]))
+
+
+def _left_out(dataset: DatasetManifest) -> str:
+    if not dataset.tasks_left_out:
+        return ""
+    return f"Left out, because the recipe names no LLM: {', '.join(dataset.tasks_left_out)}.\n"
+
+
+def _tokens(dataset: DatasetManifest) -> str:
+    if not dataset.tokens:
+        return ""
+    rows = table(
+        ("model", "requests", "prompt tokens", "completion tokens"),
+        ((name, t.requests, t.prompt, t.completion) for name, t in dataset.tokens.items()),
+    )
+    cost = "" if dataset.cost is None else f"Cost at the recipe's prices: {dataset.cost:.2f}.\n"
+    return f"## Text LLM\n\n{rows}\n{cost}"

@@ -1,0 +1,171 @@
+"""Recipes: from a YAML file to checked plugins, or to an error that says what to change."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap, CommentedSeq
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+
+from pipeline import plugins
+from schemas.recipe import Recipe
+
+SHIPPED = Path(__file__).resolve().parent.parent / "data" / "recipes"
+
+
+class RecipeError(ValueError):
+    """A recipe that cannot be used; the message names file, line, key, value and what was expected."""
+
+
+def shipped() -> dict[str, Path]:
+    """The recipes that come with the project, by name."""
+    return {path.stem: path for path in sorted(SHIPPED.glob("*.yaml"))}
+
+
+def find(recipe: str) -> Path:
+    """A recipe's file from its path or from the name of a shipped one.
+
+    Raises:
+        RecipeError: There is neither.
+    """
+    path = Path(recipe).expanduser()
+    if path.is_file():
+        return path
+    known = shipped()
+    if recipe in known:
+        return known[recipe]
+    hint = plugins.nearest(recipe, list(known)) or f" Shipped are: {', '.join(known)}"
+    raise RecipeError(f"there is no recipe {recipe!r}, neither as a file nor among the shipped ones.{hint}")
+
+
+class Document:
+    """A recipe's file: its content, and where each key stands in it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            content = YAML().load(path.read_text(encoding="utf-8"))
+        except MarkedYAMLError as error:
+            mark = error.problem_mark or error.context_mark
+            line = f":{mark.line + 1}" if mark else ""
+            text = (error.problem or str(error)).strip()
+            raise RecipeError(f"{path}{line}: {text}") from error
+        except (YAMLError, UnicodeDecodeError, OSError) as error:
+            raise RecipeError(f"{path}: {error}") from error
+        if not isinstance(content, CommentedMap):
+            raise RecipeError(f"{path}: a recipe is a mapping of keys to values")
+        self._content = content
+
+    @cached_property
+    def values(self) -> dict[str, Any]:
+        """The content as plain values."""
+        plain = _plain(self._content)
+        assert isinstance(plain, dict)
+        return plain
+
+    def where(self, keys: tuple[int | str, ...]) -> str:
+        """`file:line` of a key, or of the nearest one above it that the file has."""
+        node: Any = self._content
+        line = None
+        for key in keys:
+            if isinstance(node, CommentedMap) and key in node:
+                line = node.lc.key(key)[0]
+            elif isinstance(node, CommentedSeq) and isinstance(key, int) and key < len(node):
+                line = node.lc.item(key)[0]
+            else:
+                break
+            node = node[key]
+        return f"{self.path}" if line is None else f"{self.path}:{line + 1}"
+
+    def complain(self, keys: tuple[int | str, ...], text: str) -> RecipeError:
+        """An error at a key."""
+        name = ".".join(map(str, keys))
+        return RecipeError(f"{self.where(keys)}: {name}: {text}" if name else f"{self.path}: {text}")
+
+    def check(self, model: type[BaseModel], values: Mapping[str, Any], at: tuple[int | str, ...]) -> Any:
+        """The values as an instance of a model.
+
+        Raises:
+            RecipeError: One that names every wrong key.
+        """
+        try:
+            return model.model_validate(dict(values))
+        except ValidationError as error:
+            problems = [self.complain((*at, *_location(e)), _say(e, model)) for e in error.errors()]
+            raise RecipeError("\n".join(map(str, problems))) from error
+
+    def resolve(self, path: str, at: tuple[int | str, ...], *, exists: bool = True) -> str:
+        """A path of the recipe: `~` and `$NAME` replaced, relative ones taken from the recipe's folder.
+
+        Raises:
+            RecipeError: It is not there, or a variable is not set.
+        """
+        expanded = os.path.expandvars(os.path.expanduser(path))
+        if unset := re.search(r"\$\{?(\w+)", expanded):
+            raise self.complain(at, f"the environment variable {unset[1]} of {path!r} is not set")
+        full = (self.path.parent / expanded).absolute()
+        normal = Path(os.path.normpath(full))
+        if exists and not normal.exists():
+            raise self.complain(at, f"{normal} does not exist")
+        return normal.as_posix()
+
+    def plugin(self, kind: str, name: str, at: tuple[int | str, ...]) -> type[Any]:
+        """The class of a plugin that the recipe names."""
+        try:
+            return plugins.load(kind, name)
+        except plugins.UnknownPlugin as error:
+            raise self.complain(at, str(error)) from error
+
+
+def _plain(node: Any) -> Any:
+    if isinstance(node, Mapping):
+        return {str(key): _plain(value) for key, value in node.items()}
+    if isinstance(node, list):
+        return [_plain(value) for value in node]
+    for kind in (bool, int, float, str):  # ruamel's scalars remember how they were written
+        if isinstance(node, kind):
+            return kind(node)
+    return node
+
+
+def _location(error: Any) -> tuple[int | str, ...]:
+    return tuple(key for key in error["loc"] if isinstance(key, int) or not key.startswith(("function-", "literal[")))
+
+
+def _say(error: Any, model: type[BaseModel]) -> str:
+    given = error.get("input")
+    if error["type"] == "extra_forbidden":
+        known = list(_model_at(model, error["loc"][:-1]).model_fields)
+        name = str(error["loc"][-1])
+        return f"unknown key.{plugins.nearest(name, known)} Known are: {', '.join(known)}"
+    if error["type"] == "missing":
+        return "is missing"
+    message = f"{error['msg'][0].lower()}{error['msg'][1:]}"
+    # Our own validators say what is wrong themselves, and some must not repeat the value.
+    return message.removeprefix("value error, ") if error["type"] == "value_error" else f"{message}, not {given!r}"
+
+
+def _model_at(model: type[BaseModel], keys: tuple[int | str, ...]) -> type[BaseModel]:
+    """The model of what stands at some keys of another."""
+    for key in keys:
+        field = model.model_fields.get(str(key))
+        kinds = (field.annotation, *get_args(field.annotation)) if field else ()
+        model = next((k for k in kinds if isinstance(k, type) and issubclass(k, BaseModel)), model)
+    return model
+
+
+def load(path: Path) -> tuple[Document, Recipe]:
+    """Reads a recipe's file and checks its own keys; `pipeline.build.prepare` checks the plugins'.
+
+    Raises:
+        RecipeError: The file is no recipe.
+    """
+    document = Document(path)
+    return document, document.check(Recipe, document.values, ())

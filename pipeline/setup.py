@@ -1,0 +1,237 @@
+"""Setup: a recipe with all its plugins, checked before any work is done."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property, lru_cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import orjson
+import xxhash
+
+from pipeline import plugins, prompting, shards
+from pipeline.filters.duplicates import Duplicates
+from pipeline.llm.base import LLM
+from pipeline.memo import Memo
+from pipeline.plan import Plan, make_plan
+from pipeline.prompting import PromptError, Prompts
+from pipeline.readers.base import CorpusError, Reader
+from pipeline.recipes import Document, RecipeError, load
+from pipeline.stage import Filter, Stage
+from pipeline.stages.decode import Decode
+from pipeline.stages.generate import Generate
+from pipeline.stages.instruct import Instruct
+from pipeline.stages.synthesize import Synthesize
+from pipeline.tasks.base import Briefing, LLMTask, Task
+from pipeline.tts.base import TTS
+from schemas.manifest import SCHEMA_VERSION
+from schemas.recipe import Recipe
+
+
+class Setup:
+    """A recipe with all its plugins, checked."""
+
+    def __init__(self, document: Document, recipe: Recipe) -> None:
+        self.recipe = recipe
+        self._document = document
+        own = document.resolve(recipe.prompts, ("prompts",)) if recipe.prompts else None
+        self.prompts = Prompts(Path(own) if own else None)
+        self.readers = self._readers()
+        self.llm: LLM | None = self._engine("llm", recipe.llm)
+        self.tts: TTS | None = self._engine("tts", recipe.tts)
+        self.briefing = Briefing(self.prompts, recipe.seed, recipe.instruction_languages)
+        self.tasks, self.tasks_left_out = self._tasks()
+        self.filters, self.duplicates = self._filters()
+
+    def _readers(self) -> dict[str, Reader]:
+        readers: dict[str, Reader] = {}
+        for index, entry in enumerate(self.recipe.corpora):
+            at = ("corpora", index)
+            values = dict(entry)
+            kind = values.pop("reader", None)
+            if not isinstance(kind, str):
+                raise self._document.complain(
+                    at, f"`reader` is missing; there are: {', '.join(plugins.names('readers'))}"
+                )
+            model = self._document.plugin("readers", kind, (*at, "reader"))
+            if not isinstance(values.get("path"), str):
+                raise self._document.complain(at, "`path` is missing: the corpus's folder or listing")
+            remote = getattr(model, "path_may_be_remote", False)
+            given = values["path"]
+            values["path"] = self._document.resolve(given, (*at, "path"), exists=not remote)
+            if remote and not Path(values["path"]).exists():
+                values["path"] = given
+            if isinstance(values.get("audio_root"), str):
+                values["audio_root"] = self._document.resolve(values["audio_root"], (*at, "audio_root"))
+            values.setdefault("name", _slug(Path(given).stem or Path(given).parent.name))
+            reader = self._document.check(model, values, at)
+            if reader.name in readers:
+                raise self._document.complain((*at, "name"), f"two corpora are called {reader.name!r}: set `name`")
+            readers[reader.name] = reader
+        return readers
+
+    def _engine(self, kind: str, entry: Mapping[str, Any] | None) -> Any:
+        if entry is None:
+            return None
+        values = dict(entry)
+        name = values.pop("engine", None)
+        if not isinstance(name, str):
+            raise self._document.complain((kind,), f"`engine` is missing; there are: {', '.join(plugins.names(kind))}")
+        model = self._document.plugin(kind, name, (kind, "engine"))
+        for key in ("model", "executable"):
+            if isinstance(values.get(key), str) and values[key].startswith((".", "/", "~", "$")):
+                values[key] = self._document.resolve(values[key], (kind, key))
+        return self._document.check(model, values, (kind,))
+
+    def _tasks(self) -> tuple[list[Task], list[str]]:
+        tasks, left_out = [], []
+        for name, values in self.recipe.tasks.items():
+            model = self._document.plugin("tasks", name, ("tasks", name))
+            task: Task = self._document.check(model, values or {}, ("tasks", name))
+            languages = self.briefing.languages(task)
+            if not languages:
+                there = ", ".join(self.prompts.languages(name)) or "none"
+                raise self._document.complain(("instruction_languages",), f"the task {name} has prompts in: {there}")
+            for language in languages:
+                try:
+                    prompting.check(
+                        self.prompts.get(name, language),
+                        kinds=task.kinds,
+                        outcomes=task.outcomes,
+                        variables=task.variables,
+                        llm=task.uses_llm,
+                    )
+                except PromptError as error:
+                    raise RecipeError(str(error)) from error
+            if task.uses_llm and self.llm is None:
+                left_out.append(name)
+            else:
+                tasks.append(task)
+        if not tasks:
+            raise self._document.complain(("tasks",), f"{', '.join(left_out)} need an LLM: set `llm`")
+        return tasks, left_out
+
+    def _filters(self) -> tuple[list[tuple[str, Filter]], Duplicates | None]:
+        known = plugins.names("filters")
+        for name in self.recipe.filters:
+            self._document.plugin("filters", name, ("filters", name))
+        filters: list[tuple[str, Filter]] = []
+        duplicates = None
+        for name in known:
+            values = self.recipe.filters.get(name)
+            if values is False:
+                continue
+            made = self._document.check(plugins.load("filters", name), values or {}, ("filters", name))
+            if isinstance(made, Duplicates):
+                duplicates = made
+            else:
+                filters.append((name, made))
+        return sorted(filters, key=lambda pair: (pair[1].order, pair[0])), duplicates
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Digest of everything that shapes the rows, beside the utterances themselves."""
+        unshaping = {"path", "audio_root"}
+        shaping = {
+            "version": _version(),
+            "schema": SCHEMA_VERSION,
+            "seed": self.recipe.seed,
+            "samples_per_utterance": self.recipe.samples_per_utterance,
+            "instruction_languages": self.recipe.instruction_languages,
+            "rows_per_batch": self.recipe.shards.rows_per_batch,
+            "readers": {n: r.model_dump(exclude=unshaping) for n, r in sorted(self.readers.items())},
+            "tasks": {t.key: t.model_dump() for t in self.tasks},
+            "prompts": {
+                t.key: {name: self.prompts.get(t.key, name).digest for name in self.briefing.languages(t)}
+                for t in self.tasks
+            },
+            "filters": {name: f.model_dump() for name, f in self.filters},
+            "duplicates": self.duplicates.model_dump() if self.duplicates else None,
+            "tts": {"engine": self.tts.engine, **self.tts.model_dump()} if self.tts else None,
+            "llm": self.llm.shaping if self.llm else None,
+        }
+        return xxhash.xxh3_128_hexdigest(orjson.dumps(shaping, option=orjson.OPT_SORT_KEYS))
+
+    @property
+    def resolved(self) -> dict[str, Any]:
+        """The recipe as it was used, defaults filled in; no secret and no address is in it."""
+        hidden = {"base_url", "api_key_env", "executable", "environment", "path", "audio_root"}
+        return {
+            **self.recipe.model_dump(exclude={"corpora", "tasks", "filters", "llm", "tts"}),
+            "corpora": [
+                {"reader": type(r).__module__.rpartition(".")[2], **r.model_dump(exclude=hidden)}
+                for r in self.readers.values()
+            ],
+            "tasks": {t.key: t.model_dump() for t in self.tasks},
+            "filters": {name: f.model_dump() for name, f in self.filters}
+            | {"duplicates": self.duplicates.model_dump() if self.duplicates else False},
+            "llm": {"engine": self.llm.engine, **self.llm.model_dump(exclude=hidden)} if self.llm else None,
+            "tts": {"engine": self.tts.engine, **self.tts.model_dump()} if self.tts else None,
+        }
+
+    def plan(self, out: Path, limit: int | None = None) -> Plan:
+        """Lists all corpora and writes the plan.
+
+        Raises:
+            CorpusError: One of them cannot be read at all.
+        """
+        recipe = self.recipe
+        spoken = [name for name, r in self.readers.items() if type(r).__module__.endswith(".sentences")]
+        if spoken and self.tts is None:
+            raise self._document.complain(("tts",), f"the corpus {spoken[0]} is text: name an engine that speaks it")
+        every = (u for reader in self.readers.values() for u in reader.utterances())
+        plan = make_plan(
+            every,
+            out / shards.BUILD / "plan",
+            spec=recipe.split,
+            seed=recipe.seed,
+            unit_utterances=recipe.shards.utterances,
+            forced={name: reader.split for name, reader in self.readers.items()},
+            voices=self.tts.voices if self.tts and spoken else None,
+            companions=max((task.companions for task in self.tasks), default=0),
+            limit=limit,
+        )
+        if not plan.utterances:
+            raise CorpusError(f"{', '.join(self.readers)}: not one utterance is in them")
+        return plan
+
+    def stages(self, memo: Memo | None, urls: Sequence[str], workers: int) -> list[tuple[str, Stage]]:
+        """The stages of a unit, in their order."""
+        recipe = self.recipe
+        most = None if recipe.samples_per_utterance == "all" else int(recipe.samples_per_utterance)
+        instruct = Instruct(self.tasks, self.briefing, recipe.seed, most)
+        stages: list[tuple[str, Stage]] = [("decode", Decode(self.readers, instruct.hears_companions))]
+        if self.tts is not None:
+            stages.append(("synthesize", Synthesize(self.tts)))
+        stages += [(name, f) for name, f in self.filters if f.before_tasks]
+        stages.append(("instruct", instruct))
+        asking = {task.key: task for task in self.tasks if isinstance(task, LLMTask)}
+        if asking and self.llm is not None:
+            assert memo is not None
+            generate = Generate(asking, self.briefing, self.llm, list(urls), memo, recipe.seed, workers)
+            stages.append(("generate", generate))
+        return stages + [(name, f) for name, f in self.filters if not f.before_tasks]
+
+
+def _slug(name: str) -> str:
+    return "".join(c if c.isalnum() or c in "-_." else "-" for c in name).strip("-.") or "corpus"
+
+
+def _version() -> str:
+    try:
+        return version("earwitness")
+    except PackageNotFoundError:  # run from a checkout that is not installed
+        return "unknown"
+
+
+@lru_cache(maxsize=4)
+def prepare(recipe: str) -> Setup:
+    """A recipe's file as a checked setup.
+
+    Raises:
+        RecipeError: Names file, line, key, value and what is expected.
+        MissingExtra: A plugin needs a package that is not installed.
+    """
+    return Setup(*load(Path(recipe)))

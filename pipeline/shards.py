@@ -1,0 +1,443 @@
+"""Shards: the only module that knows how a dataset lies on disk.
+
+A folder holds, for each split, `train/shard-<unit>.arrow` and its manifest
+`train/shard-<unit>.json`; rows that were set aside lie in `rejected/train-<unit>.arrow`. Files
+appear whole or not at all: written under `.build/tmp`, closed, synced, read back and compared,
+renamed; the manifest comes last. A shard without its manifest does not exist.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import io
+import json
+import logging
+import os
+import shutil
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import xxhash
+from pydantic import ValidationError
+
+from schemas.arrow import SCHEMA, from_batch, to_batch
+from schemas.manifest import SCHEMA_VERSION, ShardFile, ShardManifest, Tokens
+from schemas.sample import Rejection, Sample
+
+log = logging.getLogger("earwitness")
+
+SPLITS = ("train", "test")
+BUILD = ".build"  # plan, memo and temporary files: needed to go on, not to use the dataset
+BATCH_BYTES = 64 * 2**20  # a record batch is closed at this size even if it has few rows
+
+
+class DiskError(OSError):
+    """A dataset cannot be written; the message names the place and the cure."""
+
+
+class FolderInUse(RuntimeError):
+    """Another run is building in this folder."""
+
+
+@contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Turns the operating system's errors into ones that say what to do."""
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, DiskError):
+            raise
+        cure = {
+            errno.ENOSPC: "the disk is full: free some space",
+            errno.EDQUOT: "the disk quota is used up: free some space",
+            errno.EACCES: "the folder cannot be written to: change its permissions or give another --out",
+            errno.EPERM: "the folder cannot be written to: change its permissions or give another --out",
+            errno.EROFS: "the file system is read-only: give another --out",
+            errno.ENOTDIR: "a part of this path is a file: give another --out",
+            errno.EFBIG: "the file grew over the allowed size: raise the limit (ulimit -f)",
+        }.get(error.errno or 0, error.strerror or str(error))
+        raise DiskError(
+            error.errno, f"{path}: {cure}. Finished shards are whole; the same command goes on from there"
+        ) from error
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Writes a file so that it is there whole or not at all, also after a power cut."""
+    with explained(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        with open(temporary, "wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, path)
+        _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def exclusive(folder: Path) -> Iterator[None]:
+    """Holds a dataset's folder for one run; the system frees it when the process ends in any way.
+
+    Raises:
+        FolderInUse: Another run holds it.
+    """
+    place = folder / BUILD / "lock"
+    with explained(place):
+        place.parent.mkdir(parents=True, exist_ok=True)
+        handle = os.open(place, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise FolderInUse(f"another run is building in {folder}: wait for it, or give another --out") from error
+        yield
+    finally:
+        os.close(handle)
+
+
+class _Digesting(io.RawIOBase):
+    """A file that knows the digest and the size of what was written to it."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self._file = open(path, "wb", buffering=0)  # noqa: SIM115 - closed with this object
+        self.digest = xxhash.xxh3_128()
+        self.size = 0
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        view = memoryview(data).cast("B")
+        self.digest.update(view)
+        self.size += len(view)
+        rest = view
+        while len(rest):
+            rest = rest[self._file.write(rest) or 0 :]
+        return len(view)
+
+    def sync(self) -> None:
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        if not self.closed:
+            self._file.close()
+        super().close()
+
+
+def digest_of(path: Path) -> str:
+    """The XXH3 digest of a file's content."""
+    state = xxhash.xxh3_128()
+    with open(path, "rb", buffering=0) as stream:
+        while block := stream.read(2**20):
+            state.update(block)
+    return state.hexdigest()
+
+
+class ShardWriter:
+    """Writes samples to one Arrow stream file; `close` verifies it."""
+
+    def __init__(self, path: Path, rows_per_batch: int) -> None:
+        self._path = path
+        self._rows_per_batch = rows_per_batch
+        self._waiting: list[Sample] = []
+        self._waiting_bytes = 0
+        self.rows = 0
+        self._sink = _Digesting(path)
+        self._stream = pa.ipc.new_stream(pa.PythonFile(self._sink, "w"), SCHEMA)
+
+    def add(self, sample: Sample) -> None:
+        """Takes one row. Batches depend on the rows alone, so equal rows give equal files."""
+        self._waiting.append(sample)
+        self._waiting_bytes += sum(len(u.audio.flac) for u in sample.utterances if u.audio)
+        if len(self._waiting) >= self._rows_per_batch or self._waiting_bytes >= BATCH_BYTES:
+            self._flush()
+
+    def _flush(self) -> None:
+        self._stream.write_batch(to_batch(self._waiting))
+        self.rows += len(self._waiting)
+        self._waiting, self._waiting_bytes = [], 0
+
+    def close(self, name: str) -> ShardFile:
+        """Closes, syncs, reads back and compares.
+
+        Args:
+            name: The path that the manifest will give, relative to the dataset's folder.
+
+        Raises:
+            DiskError: What the disk gives back is not what was written.
+        """
+        if self._waiting:
+            self._flush()
+        self._stream.close()
+        self._sink.sync()
+        self._sink.close()
+        wanted = self._sink.digest.hexdigest()
+        if count_rows(self._path) != self.rows or digest_of(self._path) != wanted:
+            raise DiskError(
+                errno.EIO, f"{self._path} does not read back as it was written: check the disk, then run again"
+            )
+        return ShardFile(path=name, rows=self.rows, bytes=self._sink.size, digest=wanted)
+
+    def abandon(self) -> None:
+        """Closes without finishing; the file is removed."""
+        self._sink.close()
+        self._path.unlink(missing_ok=True)
+
+
+def batches(path: Path, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
+    """The record batches of a shard, memory-mapped."""
+    with pa.memory_map(str(path)) as source, pa.ipc.open_stream(source) as reader:
+        for batch in reader:
+            yield batch if columns is None else batch.select(columns)
+
+
+def count_rows(path: Path) -> int:
+    """Rows of a shard, without reading its columns."""
+    return sum(batch.num_rows for batch in batches(path))
+
+
+def read(path: Path) -> Iterator[Sample]:
+    """The samples of a shard."""
+    for batch in batches(path):
+        yield from from_batch(batch)
+
+
+class Tally:
+    """What a manifest says of a unit's rows, counted as they are written."""
+
+    def __init__(self) -> None:
+        self.reasons: Counter[str] = Counter()
+        self.tasks: Counter[str] = Counter()
+        self.languages: dict[str, float] = defaultdict(float)
+        self.licences: dict[str, float] = defaultdict(float)
+        self.speakers: set[str] = set()
+        self.instructions: set[str] = set()
+        self.tokens: dict[str, Counter[str]] = {}
+        self.row_seconds = 0.0
+        self.seconds = 0.0
+        self._seen: set[str] = set()
+
+    def add(self, sample: Sample) -> None:
+        """Counts one row."""
+        made = sample.provenance
+        if made.model:
+            count = self.tokens.setdefault(made.model, Counter())
+            count["requests"] += made.attempts
+            count["prompt"] += made.prompt_tokens
+            count["completion"] += made.completion_tokens
+        if sample.rejected is not None:
+            self.reasons[sample.rejected] += 1
+            return
+        self.tasks[sample.task] += 1
+        if made.instruction:
+            self.instructions.add(made.instruction)
+        for utterance in sample.utterances:
+            assert utterance.audio is not None, f"{sample.id} is kept without audio"
+            speakers = {part.speaker for part in utterance.parts} | {utterance.speaker}
+            self.speakers.update(s for s in speakers if s)
+            seconds = utterance.audio.seconds
+            self.row_seconds += seconds
+            if utterance.id not in self._seen:
+                self._seen.add(utterance.id)
+                self.seconds += seconds
+                self.languages[utterance.language or "unknown"] += seconds
+                self.licences[utterance.licence or "unknown"] += seconds
+
+
+def _in_order(counts: Mapping[str, float]) -> dict[str, Any]:
+    return {k: round(v, 3) if isinstance(v, float) else v for k, v in sorted(counts.items())}
+
+
+class UnitWriter:
+    """Writes the rows of one unit: kept and rejected ones apart, then the manifest."""
+
+    def __init__(self, folder: Path, unit: str, split: str, rows_per_batch: int) -> None:
+        self._folder, self.unit, self.split = folder, unit, split
+        self._rows_per_batch = rows_per_batch
+        self._temporary = folder / BUILD / "tmp"
+        self._writers: dict[str, ShardWriter] = {}
+        self.tally = Tally()
+
+    def __enter__(self) -> UnitWriter:
+        with explained(self._temporary):
+            self._temporary.mkdir(parents=True, exist_ok=True)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for writer in self._writers.values():
+            writer.abandon()
+
+    def _name(self, kind: str) -> str:
+        return shard_path(self.split, self.unit) if kind == "kept" else rejected_path(self.split, self.unit)
+
+    def _scratch(self, kind: str) -> Path:
+        return self._temporary / f"{self.split}-{self.unit}.{kind}.{os.getpid()}"
+
+    def add(self, sample: Sample) -> None:
+        """Writes one row to where it belongs."""
+        kind = "kept" if sample.rejected is None else "rejected"
+        with explained(self._folder):
+            if kind not in self._writers:
+                self._writers[kind] = ShardWriter(self._scratch(kind), self._rows_per_batch)
+            self._writers[kind].add(sample)
+        self.tally.add(sample)
+
+    def finish(self, fingerprint: str, utterances: int) -> ShardManifest:
+        """Verifies the files, puts them in their place and writes the manifest, last.
+
+        Args:
+            fingerprint: Of what shaped the rows.
+            utterances: Planned for this unit.
+        """
+        with explained(self._folder):
+            files: dict[str, ShardFile] = {}
+            for kind, writer in self._writers.items():
+                files[kind] = writer.close(self._name(kind))
+            # An old manifest must not vouch for new files: it goes before they come.
+            place = self._folder / manifest_path(self.split, self.unit)
+            place.unlink(missing_ok=True)
+            for kind in ("kept", "rejected"):
+                target = self._folder / self._name(kind)
+                if kind in files:
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    os.replace(self._scratch(kind), target)
+                    _sync_folder(target.parent)
+                else:
+                    target.unlink(missing_ok=True)
+            self._writers.clear()
+        manifest = self._manifest(files, fingerprint, utterances)
+        write_atomically(place, manifest.model_dump_json(indent=1).encode())
+        return manifest
+
+    def _manifest(self, files: dict[str, ShardFile], fingerprint: str, utterances: int) -> ShardManifest:
+        tally = self.tally
+        return ShardManifest(
+            unit=self.unit,
+            fingerprint=fingerprint,
+            split=self.split,
+            utterances=utterances,
+            kept=files.get("kept"),
+            rejected=files.get("rejected"),
+            reasons=_in_order(tally.reasons),
+            seconds=round(tally.seconds, 3),
+            row_seconds=round(tally.row_seconds, 3),
+            tasks=_in_order(tally.tasks),
+            languages=_in_order(tally.languages),
+            licences=_in_order(tally.licences),
+            speakers=sorted(tally.speakers),
+            instructions=sorted(tally.instructions),
+            tokens={model: Tokens(**count) for model, count in sorted(tally.tokens.items())},
+        )
+
+
+def shard_path(split: str, unit: str) -> str:
+    """Where the kept rows of a unit lie."""
+    return f"{split}/shard-{unit}.arrow"
+
+
+def rejected_path(split: str, unit: str) -> str:
+    """Where its rejected rows lie."""
+    return f"rejected/{split}-{unit}.arrow"
+
+
+def manifest_path(split: str, unit: str) -> str:
+    """Where its manifest lies."""
+    return f"{split}/shard-{unit}.json"
+
+
+def load_manifest(path: Path) -> ShardManifest | None:
+    """A manifest, or None where there is none that can be read."""
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    try:
+        manifest = ShardManifest.model_validate_json(content)
+    except ValidationError:
+        log.warning("%s is damaged: its unit is made again from what is remembered", path)
+        return None
+    return manifest if manifest.schema_version == SCHEMA_VERSION else None
+
+
+def finished(folder: Path, unit: str, split: str, fingerprint: str) -> ShardManifest | None:
+    """The manifest of a unit that is done and shaped by the same fingerprint, or None."""
+    manifest = load_manifest(folder / manifest_path(split, unit))
+    if manifest is None or manifest.fingerprint != fingerprint:
+        return None
+    for file in (manifest.kept, manifest.rejected):
+        if file is not None and not _is_there(folder / file.path, file.bytes):
+            log.warning("%s is not as its manifest says: its unit is made again", folder / file.path)
+            return None
+    return manifest
+
+
+def _is_there(path: Path, size: int) -> bool:
+    try:
+        return path.stat().st_size == size
+    except FileNotFoundError:
+        return False
+
+
+def rejecting(folder: Path, manifest: ShardManifest, rows: dict[int, Rejection], rows_per_batch: int) -> ShardManifest:
+    """Sets rows of a finished shard aside, by their number in it, and writes it anew."""
+    assert manifest.kept is not None
+    with UnitWriter(folder, manifest.unit, manifest.split, rows_per_batch) as writer:
+        for number, sample in enumerate(read(folder / manifest.kept.path)):
+            writer.add(sample.reject(*rows[number]) if number in rows else sample)
+        for sample in read(folder / manifest.rejected.path) if manifest.rejected else ():
+            writer.add(sample)
+        return writer.finish(manifest.fingerprint, manifest.utterances)
+
+
+def manifests(folder: Path, splits: Iterable[str]) -> Iterator[ShardManifest]:
+    """All manifests that lie in a dataset's folder, by split and unit."""
+    for split in splits:
+        for path in sorted((folder / split).glob("shard-*.json")):
+            manifest = load_manifest(path)
+            if manifest is not None:
+                yield manifest
+
+
+def discard(folder: Path, manifest: ShardManifest) -> None:
+    """Removes a shard that is no longer planned: its manifest first."""
+    (folder / manifest_path(manifest.split, manifest.unit)).unlink(missing_ok=True)
+    for path in (shard_path(manifest.split, manifest.unit), rejected_path(manifest.split, manifest.unit)):
+        (folder / path).unlink(missing_ok=True)
+
+
+def clear_temporary(folder: Path) -> None:
+    """Removes what a killed run left half-written. Call it while holding the folder."""
+    with suppress(FileNotFoundError):
+        shutil.rmtree(folder / BUILD / "tmp")
+    for place in (folder, folder / BUILD / "plan", *(folder / split for split in SPLITS)):
+        for path in place.glob(".*.tmp"):
+            path.unlink(missing_ok=True)
+
+
+def state_file(files: list[ShardFile], split: str) -> bytes:
+    """`state.json`, with which `datasets.load_from_disk` maps the shards of a split."""
+    digest = xxhash.xxh3_64_hexdigest("".join(f.digest for f in files).encode())
+    state: dict[str, Any] = {
+        "_data_files": [{"filename": Path(f.path).name} for f in files],
+        "_fingerprint": digest,
+        "_format_columns": None,
+        "_format_kwargs": {},
+        "_format_type": None,
+        "_output_all_columns": False,
+        "_split": split,
+    }
+    return json.dumps(state, indent=1).encode()

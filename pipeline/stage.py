@@ -1,0 +1,94 @@
+"""Stage: a stream of samples to a stream of samples. Nothing is ever dropped."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from typing import ClassVar
+
+from msgspec.structs import replace
+
+from schemas.recipe import Options
+from schemas.sample import Rejection, Sample
+
+
+class Stage:
+    """One step of a unit.
+
+    For each sample it yields one or more: the same, a fuller one, several made from it, or one
+    that is rejected. A rejected sample passes through every later stage untouched.
+    """
+
+    def __call__(self, samples: Iterable[Sample]) -> Iterator[Sample]:
+        for sample in samples:
+            if sample.rejected is not None:
+                yield sample
+            else:
+                yield from self.process(sample)
+
+    def process(self, sample: Sample) -> Iterable[Sample]:
+        """What becomes of one sample. At least one comes back."""
+        raise NotImplementedError
+
+
+class Filter(Options, Stage):
+    """A stage that answers one question: should this sample be set aside, and why?"""
+
+    is_plugin: ClassVar[bool] = True
+    order: ClassVar[int] = 0
+    """Filters with lower numbers judge first; of equal numbers, by name."""
+    before_tasks: ClassVar[bool] = False
+    """Whether it judges speech and transcript, before anything is paid for."""
+
+    def __call__(self, samples: Iterable[Sample]) -> Iterator[Sample]:
+        for sample in samples:
+            verdict = None if sample.rejected is not None else self.reason(sample)
+            yield sample if verdict is None else sample.reject(*verdict)
+
+    def reason(self, sample: Sample) -> Rejection | None:
+        """Why the sample is set aside, or None."""
+        raise NotImplementedError
+
+
+class Stopwatch:
+    """Seconds that each stage took for itself, without those before it."""
+
+    def __init__(self) -> None:
+        self._until: dict[str, float] = {}
+
+    def watch(self, name: str, samples: Iterable[Sample]) -> Iterator[Sample]:
+        """The same stream; counts the time that it takes to come."""
+        stream, total = iter(samples), 0.0
+        while True:
+            begin = time.perf_counter()
+            sample = next(stream, None)
+            total += time.perf_counter() - begin
+            self._until[name] = total
+            if sample is None:
+                return
+            yield sample
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """By stage, in their order."""
+        before, own = 0.0, {}
+        for name, until in self._until.items():
+            own[name] = max(0.0, until - before)
+            before = until
+        return own
+
+
+def chain(
+    samples: Iterable[Sample], stages: Sequence[tuple[str, Stage]], stopwatch: Stopwatch | None = None
+) -> Iterator[Sample]:
+    """The stream through all stages, in their order."""
+    watch = (stopwatch or Stopwatch()).watch
+    stream = watch("read", samples)
+    for name, stage in stages:
+        stream = watch(name, stage(stream))
+    return stream
+
+
+def with_scores(sample: Sample, **scores: float | None) -> Sample:
+    """The sample with measurements added."""
+    return replace(sample, scores=replace(sample.scores, **scores))

@@ -1,0 +1,64 @@
+"""Decode: recordings become 16 kHz FLAC with measurements, or rows that say why not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+
+from msgspec.structs import replace
+
+from pipeline import audio
+from pipeline.readers.base import Reader
+from pipeline.stage import Stage
+from schemas.sample import Sample
+from schemas.utterance import Utterance
+
+
+class Decode(Stage):
+    """Reads each draft's own utterance, and its companions where a task will listen to them.
+
+    Args:
+        readers: By the name of the corpus.
+        hears_companions: Whether a draft's tasks need the companions' audio.
+    """
+
+    def __init__(self, readers: Mapping[str, Reader], hears_companions: Callable[[Sample], bool]) -> None:
+        self._readers, self._hears_companions = readers, hears_companions
+
+    def process(self, sample: Sample) -> Iterable[Sample]:
+        first, *others = sample.utterances
+        if first.problem is not None:
+            reason, _, detail = first.problem.partition(": ")
+            yield sample.reject(reason, detail)
+            return
+        if first.source is None:  # to be spoken
+            yield sample
+            return
+        try:
+            first = self._heard(first)
+        except (audio.AudioError, OSError) as error:
+            yield sample.reject("audio_unreadable", f"{first.source}: {error}")
+            return
+        if others and self._hears_companions(sample):
+            others = [self._heard_if_possible(u) for u in others]
+        yield replace(sample, utterances=(first, *others))
+
+    def _heard(self, utterance: Utterance) -> Utterance:
+        source, reader = utterance.source, self._readers[utterance.corpus]
+        assert source is not None
+        loaded = audio.load(
+            reader.audio(source),
+            start=source.start,
+            duration=source.duration,
+            channel=source.channel,
+            raw=reader.raw_format(source),
+        )
+        return replace(utterance, audio=loaded)
+
+    def _heard_if_possible(self, utterance: Utterance) -> Utterance:
+        # What is wrong with a companion is said in the row of its own.
+        if utterance.problem is not None or utterance.source is None:
+            return utterance
+        try:
+            return self._heard(utterance)
+        except (audio.AudioError, OSError):
+            return utterance

@@ -1,0 +1,238 @@
+"""Generate: the text LLM writes responses, many at once, and no reply is ever bought twice.
+
+The stage is an ordinary stream outside and asynchronous inside. It keeps a window of samples in
+flight: as soon as the oldest is ready it goes on, and new ones are taken in, so there is no barrier
+between batches and memory stays bounded. Samples leave in the order in which they came.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+
+from msgspec.structs import replace
+
+from pipeline import replies, seeds
+from pipeline.endpoint import Client, RequestRefused
+from pipeline.llm.base import LLM, Completion
+from pipeline.memo import Memo, digest
+from pipeline.stage import Stage
+from pipeline.tasks.base import Brief, Briefing, LLMTask, Question
+from schemas.replies import Reply
+from schemas.sample import Rejection, Sample
+
+_READ_AT_ONCE = 8  # samples taken in between two looks at the network
+_GRACE = 10.0  # seconds in which replies under way are still recorded when the run stops
+_ASK_AGAIN = frozenset({"reply_empty", "reply_not_json", "reply_breaks_schema"})
+
+Pending = deque["Sample | asyncio.Task[list[Sample]]"]
+
+
+class Generate(Stage):
+    """Completes the samples that `Instruct` left to the LLM.
+
+    Args:
+        tasks: By name, those that use the LLM.
+        briefing: As for `Instruct`.
+        llm: The engine.
+        urls: Where it is served.
+        memo: Remembers replies.
+        seed: The recipe's.
+        workers: How many processes share the engine's concurrency.
+        window: Samples in flight, as a multiple of the requests in flight.
+    """
+
+    def __init__(
+        self,
+        tasks: Mapping[str, LLMTask],
+        briefing: Briefing,
+        llm: LLM,
+        urls: list[str],
+        memo: Memo,
+        seed: int,
+        workers: int = 1,
+        window: int = 4,
+    ) -> None:
+        self._tasks, self._briefing, self._llm = tasks, briefing, llm
+        self._urls, self._seed, self._workers = urls, seed, workers
+        self._memo = memo
+        self._most_pending = max(1, llm.concurrency // workers) * window
+        self.asked = 0
+        """Replies that were paid for."""
+        self.remembered = 0
+        """Replies that were known."""
+
+    def __call__(self, samples: Iterable[Sample]) -> Iterator[Sample]:
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            loop = runner.get_loop()
+            client = self._llm.client(self._urls, self._workers)
+            loop.run_until_complete(client.__aenter__())
+            try:
+                yield from self._stream(iter(samples), loop, client)
+            finally:
+                loop.run_until_complete(client.__aexit__(None, None, None))
+
+    def _stream(self, samples: Iterator[Sample], loop: asyncio.AbstractEventLoop, client: Client) -> Iterator[Sample]:
+        recorder = _Recorder(self._memo, loop)
+        pending: Pending = deque()
+        more = True
+        try:
+            while more or pending:
+                if more and len(pending) < self._most_pending:
+                    # The loop stands still while we read: an earlier stage may run one of its own.
+                    more = self._take(samples, pending, loop, client, recorder)
+                    _turn(loop)
+                elif isinstance(pending[0], asyncio.Task):
+                    loop.run_until_complete(pending[0])
+                while pending and _is_ready(pending[0]):
+                    yield from _finished(pending.popleft())
+        finally:
+            self._wind_up(pending, loop)
+
+    def _take(
+        self,
+        samples: Iterator[Sample],
+        pending: Pending,
+        loop: asyncio.AbstractEventLoop,
+        client: Client,
+        recorder: _Recorder,
+    ) -> bool:
+        """Takes some samples in; False when there are no more."""
+        for _ in range(_READ_AT_ONCE):
+            sample = next(samples, None)
+            if sample is None:
+                return False
+            if sample.rejected is None and sample.task in self._tasks and not sample.messages:
+                pending.append(loop.create_task(self._complete(sample, client, recorder)))
+            else:
+                pending.append(sample)
+        return True
+
+    def _wind_up(self, pending: Pending, loop: asyncio.AbstractEventLoop) -> None:
+        """Gives requests under way a moment to be recorded: they are paid for."""
+        tasks = [t for t in pending if isinstance(t, asyncio.Task)]
+        if not tasks:
+            return
+        _, late = loop.run_until_complete(asyncio.wait(tasks, timeout=_GRACE))
+        for task in late:
+            task.cancel()
+        # Their errors are those of the task that ended the run, or follow from it.
+        loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+
+    async def _complete(self, sample: Sample, client: Client, recorder: _Recorder) -> list[Sample]:
+        """Asks until the reply is as it should be, or the attempts are used up."""
+        task = self._tasks[sample.task]
+        question = task.ask(sample, self._brief(task, sample))
+        made = replace(sample.provenance, engine=self._llm.engine, model=self._llm.model_name)
+        found: Reply | str | Rejection = Rejection("reply_empty")
+        for attempt in range(1, self._llm.attempts + 1):
+            seed = seeds.derive(self._seed, sample.id, "llm", attempt)
+            try:
+                completion = await self._ask(question, seed, client, recorder)
+            except RequestRefused as error:
+                return [replace(sample, provenance=made).reject("request_refused", str(error))]
+            made = replace(
+                made,
+                seed=seed,
+                attempts=attempt,
+                prompt_tokens=made.prompt_tokens + completion.prompt_tokens,
+                completion_tokens=made.completion_tokens + completion.completion_tokens,
+                reply=completion.text[: replies.LARGEST],
+            )
+            found = _read(question, completion)
+            if not (isinstance(found, Rejection) and found.reason in _ASK_AGAIN):
+                break
+        sample = replace(sample, provenance=made)
+        if isinstance(found, Rejection):
+            return [sample.reject(*found)]
+        return _counted_once(list(task.answer(sample, self._brief(task, sample), found)))
+
+    def _brief(self, task: LLMTask, sample: Sample) -> Brief:
+        return self._briefing(task, sample.utterances[0], sample.split)
+
+    async def _ask(self, question: Question, seed: int, client: Client, recorder: _Recorder) -> Completion:
+        payload = self._llm.request(question.messages, question.reply, question.most_tokens, seed)
+        key = digest(b"chat", self._llm.identity, payload)
+        known = self._memo.get(key)
+        if known is not None:
+            self.remembered += 1
+            return Completion.from_json(known)
+        body = await client.post("chat/completions", payload)
+        try:
+            completion = Completion.from_response(body)
+        except ValueError as error:
+            raise RequestRefused(str(error)) from error
+        self.asked += 1
+        await recorder.record(key, completion.to_json())
+        return completion
+
+
+class _Recorder:
+    """Records answers together that arrive together: one commit a turn of the loop."""
+
+    def __init__(self, memo: Memo, loop: asyncio.AbstractEventLoop) -> None:
+        self._memo, self._loop = memo, loop
+        self._waiting: list[tuple[bytes, bytes]] = []
+        self._recorded: asyncio.Future[None] | None = None
+
+    async def record(self, key: bytes, answer: bytes) -> None:
+        """Returns when the answer is on disk."""
+        if self._recorded is None:
+            self._recorded = self._loop.create_future()
+            self._loop.call_soon(self._flush)
+        self._waiting.append((key, answer))
+        await asyncio.shield(self._recorded)
+
+    def _flush(self) -> None:
+        recorded, answers = self._recorded, self._waiting
+        self._recorded, self._waiting = None, []
+        assert recorded is not None
+        try:
+            self._memo.put_all(answers)
+        except OSError as error:
+            recorded.set_exception(error)
+        else:
+            recorded.set_result(None)
+
+
+def _read(question: Question, completion: Completion) -> Reply | str | Rejection:
+    if question.reply is not None:
+        found = replies.structure(completion.text, question.reply)
+        if isinstance(found, Reply) or completion.finish != "length":
+            return found
+    elif completion.finish != "length":
+        return replies.plain_text(completion.text)
+    return Rejection("reply_truncated", f"it was cut off after {completion.completion_tokens} tokens")
+
+
+def _counted_once(samples: list[Sample]) -> list[Sample]:
+    """Of several samples from one reply the first carries its tokens and text."""
+    rest = [
+        replace(s, provenance=replace(s.provenance, attempts=0, prompt_tokens=0, completion_tokens=0, reply=""))
+        for s in samples[1:]
+    ]
+    assert samples, "a task must answer with at least one sample"
+    return [samples[0], *rest]
+
+
+def _turn(loop: asyncio.AbstractEventLoop) -> None:
+    """Lets the loop look at the network once."""
+    loop.call_soon(loop.stop)
+    loop.run_forever()
+
+
+def _is_ready(item: Sample | asyncio.Task[list[Sample]]) -> bool:
+    return isinstance(item, Sample) or item.done()
+
+
+def _finished(item: Sample | asyncio.Task[list[Sample]]) -> Iterable[Sample]:
+    return (item,) if isinstance(item, Sample) else item.result()
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
+    try:
+        import uvloop
+    except ImportError:  # not on Windows
+        return asyncio.new_event_loop
+    return uvloop.new_event_loop

@@ -1,0 +1,114 @@
+"""Workers: processes of one machine that build units.
+
+They are lean: they import what building needs, and nothing of Prefect. Each is started when it is
+first needed. One that dies costs its unit, not the run.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import queue
+import signal
+import threading
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from types import TracebackType
+from typing import ParamSpec, TypeVar
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class WorkerDied(RuntimeError):
+    """A worker was killed, by a person or for want of memory. Its unit can be tried again."""
+
+
+class Stopped(RuntimeError):
+    """The run is being stopped: no more work is taken."""
+
+
+class Workers:
+    """A number of processes. Any number of threads may ask; they wait for a free one.
+
+    As a context manager it ends them: when all is done, or at once if something has failed.
+    """
+
+    def __init__(self, count: int) -> None:
+        self._free: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
+        self._all = [_Worker() for _ in range(count)]
+        self._stopping = False
+        for worker in self._all:
+            self._free.put(worker)
+
+    def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """The function's result, from one of the processes.
+
+        Raises:
+            WorkerDied: The process was killed meanwhile.
+            Stopped: The run is being stopped.
+        """
+        worker = self._free.get()
+        try:
+            if self._stopping:
+                raise Stopped("the run was stopped")
+            return worker.pool.submit(function, *args, **kwargs).result()
+        except BrokenProcessPool as error:
+            worker.close()
+            if self._stopping:
+                raise Stopped("the run was stopped") from error
+            raise WorkerDied("a worker was killed; was there too little memory?") from error
+        finally:
+            self._free.put(worker)
+
+    def stop(self) -> None:
+        """Kills all processes at once. What they have finished stays; the rest is made again."""
+        self._stopping = True
+        for worker in self._all:
+            worker.kill()
+
+    def __enter__(self) -> Workers:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is not None:
+            self.stop()
+        self._stopping = True
+        for worker in self._all:
+            worker.close()
+
+
+class _Worker:
+    """One process, or none yet."""
+
+    def __init__(self) -> None:
+        self._pool: ProcessPoolExecutor | None = None
+        self._lock = threading.Lock()
+
+    @property
+    def pool(self) -> ProcessPoolExecutor:
+        with self._lock:
+            if self._pool is None:
+                context = multiprocessing.get_context("spawn")  # threads and fork do not go together
+                self._pool = ProcessPoolExecutor(1, mp_context=context, initializer=_begin)
+            return self._pool
+
+    def kill(self) -> None:
+        with self._lock:
+            processes = self._pool._processes if self._pool is not None else None
+            for process in list((processes or {}).values()):
+                process.kill()
+
+    def close(self) -> None:
+        # Both the thread whose worker died and the one that ends them all may come here.
+        with self._lock:
+            pool, self._pool = self._pool, None
+        if pool is not None:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _begin() -> None:
+    # A terminal's Ctrl-C reaches all processes; only the run decides what it means.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

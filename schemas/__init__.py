@@ -1,0 +1,1 @@
+"""Contracts as plain frozen data. This layer imports nothing else of the project."""

@@ -1,0 +1,109 @@
+"""Manifests: what was made, written last. Files without one do not exist."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict
+
+SCHEMA_VERSION = 1
+"""Raised when the meaning or the columns of a shard change."""
+
+
+class _Manifest(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class ShardFile(_Manifest):
+    """One Arrow file."""
+
+    path: str
+    """Relative to the dataset's folder."""
+    rows: int
+    bytes: int
+    digest: str
+    """XXH3, 128 bits: finds damage, at memory speed; it is no protection against malice."""
+
+
+class Tokens(_Manifest):
+    """What one model read and wrote for the rows of a shard."""
+
+    requests: int = 0
+    prompt: int = 0
+    completion: int = 0
+
+
+class ShardManifest(_Manifest):
+    """Accounts for every row of a unit: `kept.rows + rejected.rows == sum of what came in`."""
+
+    schema_version: int = SCHEMA_VERSION
+    unit: str
+    """Digest of the unit's utterances and their contents."""
+    fingerprint: str
+    """Digest of everything else that shapes the rows."""
+    split: str
+    utterances: int
+    """Planned for the unit; each appears in at least one row, kept or rejected."""
+    kept: ShardFile | None
+    rejected: ShardFile | None
+    reasons: dict[str, int]
+    """Rejected rows by reason."""
+    seconds: float
+    """Of distinct kept utterances."""
+    row_seconds: float
+    """Of all kept rows: an utterance with two tasks counts twice."""
+    tasks: dict[str, int]
+    """Kept rows by task."""
+    languages: dict[str, float]
+    """Seconds of distinct kept utterances by language."""
+    licences: dict[str, float]
+    """The same by licence."""
+    speakers: list[str]
+    """Of kept rows; of mixtures, all who speak in them."""
+    instructions: list[str]
+    """Ids of the instruction paraphrases in kept rows."""
+    tokens: dict[str, Tokens]
+    """By model, for kept and rejected rows."""
+
+
+class SplitSummary(_Manifest):
+    """One split of a finished dataset."""
+
+    rows: int
+    utterances: int
+    seconds: float
+    row_seconds: float
+    speakers: int
+    shards: list[ShardFile]
+
+
+class Leakage(_Manifest):
+    """What train and test share. Both lists are empty, or the dataset is not finished."""
+
+    speakers_in_both: list[str]
+    instructions_in_both: list[str]
+
+
+class DatasetManifest(_Manifest):
+    """A finished dataset."""
+
+    schema_version: int = SCHEMA_VERSION
+    name: str
+    fingerprint: str
+    recipe: dict[str, object]
+    """As resolved, without secrets and run-level choices."""
+    splits: dict[str, SplitSummary]
+    rejected: list[ShardFile]
+    planned_utterances: int
+    rows_in: int
+    """Equals kept plus rejected rows."""
+    reasons: dict[str, int]
+    tasks: dict[str, int]
+    tasks_left_out: list[str]
+    """Tasks of the recipe that need an LLM where the recipe names none."""
+    languages: dict[str, float]
+    licences: dict[str, float]
+    tokens: dict[str, Tokens]
+    cost: float | None
+    """Of all tokens at the recipe's prices, in the recipe's currency; None without prices."""
+    leakage: Leakage
+    speech_verified: bool
+    """Whether an ASR engine has compared the speech with the transcripts."""

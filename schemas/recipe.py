@@ -1,0 +1,68 @@
+"""Recipe: the strict model of a recipe file.
+
+What belongs to a plugin (a reader's, task's, engine's or filter's own options) stays a plain
+mapping here; `pipeline.recipes` checks it against the plugin's own `Options`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+
+Mapping = dict[str, Any]
+
+
+class Options(BaseModel):
+    """Base of everything that a recipe can set: frozen, and unknown keys are errors."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True, protected_namespaces=()
+    )
+
+
+class SplitSpec(Options):
+    """How speakers are divided between train and test."""
+
+    test: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    """Share of speakers (of recordings where no speaker is known) that go to test."""
+    test_speakers: list[str] = []
+    """`corpus/speaker` names that go to test whatever their draw says."""
+    use_corpus_splits: bool = True
+    """Whether a corpus's own train/dev/test division is kept; dev and test go to test."""
+
+
+class ShardSpec(Options):
+    """The grain of work: a unit makes one shard."""
+
+    utterances: PositiveInt = 512
+    """At most this many utterances a unit."""
+    rows_per_batch: PositiveInt = 64
+    """Rows of one Arrow record batch: what a random read touches."""
+
+
+class Recipe(Options):
+    """A whole recipe. Paths are relative to the recipe's file."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
+    """Names the dataset; also the default output folder."""
+    description: str = ""
+    seed: int = 0
+    """Every random choice is derived from it."""
+    corpora: Annotated[list[Mapping], Field(min_length=1)]
+    """Each names a `reader`, a `path` and the reader's options."""
+    tts: Mapping | None = None
+    """The engine that speaks what exists only as text."""
+    llm: Mapping | None = None
+    """The engine that writes responses. Without one, tasks that need it are left out and named."""
+    tasks: Annotated[dict[str, Mapping | None], Field(min_length=1)]
+    samples_per_utterance: PositiveInt | Literal["all"] = 1
+    """How many different tasks are drawn for an utterance, by weight, from those that fit it."""
+    instruction_languages: list[str] = []
+    """Drawn from at random; empty means the language of the speech, or else English."""
+    prompts: str | None = None
+    """A folder whose files go before the shipped `prompts/`."""
+    filters: dict[str, Mapping | Literal[False] | None] = {}
+    """Options of filters, by name; `false` switches one off. Filters not named run as they are."""
+    split: SplitSpec = SplitSpec()
+    shards: ShardSpec = ShardSpec()

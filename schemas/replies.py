@@ -1,0 +1,83 @@
+"""What an LLM is asked to reply with. The JSON schema sent along is generated from these."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
+
+
+class Reply(BaseModel):
+    """Base of structured replies: exactly these fields."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @classmethod
+    @cache
+    def response_format(cls, kind: str) -> dict[str, Any]:
+        """The `response_format` of a request, as OpenAI's strict mode and vLLM take it."""
+        if kind == "json_object":
+            return {"type": "json_object"}
+        schema = cls.model_json_schema()
+        named = {"name": cls.__name__, "schema": _inlined(schema, schema.get("$defs", {})), "strict": True}
+        return {"type": "json_schema", "json_schema": named}
+
+
+_UNTOLD = ("$defs", "title", "description", "default", "minLength")
+
+
+def _inlined(node: Any, definitions: dict[str, Any]) -> Any:
+    """A schema without references, titles and bounds that strict servers refuse."""
+    if isinstance(node, list):
+        return [_inlined(item, definitions) for item in node]
+    if not isinstance(node, dict):
+        return node
+    if "$ref" in node:
+        return _inlined(definitions[node["$ref"].rpartition("/")[2]], definitions)
+    # What stands below `properties` are names, not keywords.
+    return {
+        key: {name: _inlined(v, definitions) for name, v in value.items()}
+        if key == "properties"
+        else _inlined(value, definitions)
+        for key, value in node.items()
+        if key not in _UNTOLD
+    }
+
+
+class QuestionAnswer(Reply):
+    """A question that the speech answers."""
+
+    question: Text
+    evidence: Text
+    """The words of the transcript that contain the answer, copied exactly."""
+    answer: Text
+
+
+class QuestionAnswers(Reply):
+    """Several questions about one transcript."""
+
+    pairs: Annotated[list[QuestionAnswer], Field(min_length=1, max_length=8)]
+
+
+class MultipleChoice(Reply):
+    """A question with one right and three wrong options, not yet shuffled."""
+
+    question: Text
+    evidence: Text
+    correct: Text
+    wrong: Annotated[list[Text], Field(min_length=3, max_length=3)]
+
+
+class Keywords(Reply):
+    """The words that matter most, as they are said."""
+
+    keywords: Annotated[list[Text], Field(min_length=1, max_length=8)]
+
+
+class Sentiment(Reply):
+    """The attitude that the words express."""
+
+    sentiment: Literal["positive", "neutral", "negative"]

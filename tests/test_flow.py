@@ -1,0 +1,292 @@
+"""The flow and its command, as people run them: with a Prefect server, in processes, with Ctrl-C."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from pipeline import inspect
+from tests.building import build, files_of, rows
+from tests.conftest import ROOT, LLMServer, _free_port
+
+pytestmark = [pytest.mark.long, pytest.mark.xdist_group("prefect")]
+
+ASKING = {"reply": None, "question_answer": None, "transcription": None}
+
+
+@pytest.fixture(scope="module")
+def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """The environment of a run with a Prefect server of its own."""
+    port = _free_port()
+    env = os.environ | {
+        "PREFECT_HOME": str(tmp_path_factory.mktemp("prefect")),
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "DO_NOT_TRACK": "1",
+    }
+    command = [
+        sys.executable,
+        "-m",
+        "prefect",
+        "server",
+        "start",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--no-ui",
+    ]
+    with open(Path(env["PREFECT_HOME"]) / "server.log", "wb") as log:
+        server = subprocess.Popen(command, env=env, stdout=log, stderr=log, start_new_session=True)
+    api = f"http://127.0.0.1:{port}/api"
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        with contextlib.suppress(OSError), urllib.request.urlopen(f"{api}/health", timeout=2):
+            break
+        time.sleep(0.3)
+    yield env | {"PREFECT_API_URL": api}
+    os.killpg(server.pid, signal.SIGKILL)
+    server.wait()
+
+
+def ask(env: dict[str, str], path: str, **body: Any) -> Any:
+    """A question to Prefect's API."""
+    request = urllib.request.Request(
+        f"{env['PREFECT_API_URL']}/{path}", json.dumps(body).encode(), {"Content-Type": "application/json"}
+    )
+    with urllib.request.urlopen(request, timeout=10) as answer:
+        return json.load(answer)
+
+
+def command(recipe: Path, out: Path, *more: str) -> list[str]:
+    return [sys.executable, "-m", "pipeline.cli", "build", str(recipe), "--out", str(out), *more]
+
+
+def run(env: dict[str, str], recipe: Path, out: Path, *more: str) -> subprocess.CompletedProcess[str]:
+    wide = env | {"COLUMNS": "200"}
+    return subprocess.run(
+        command(recipe, out, *more), cwd=ROOT, env=wide, capture_output=True, text=True, timeout=180, check=False
+    )
+
+
+def test_a_run_with_a_server(prefect: dict[str, str], tmp_path: Path, write_recipe: Callable[..., Path]) -> None:
+    recipe = write_recipe("with_server")
+    result = run(prefect, recipe, tmp_path / "out")
+    assert result.returncode == 0, result.stderr
+    assert "with_server: " in result.stdout
+    build(recipe, tmp_path / "plain")
+    assert files_of(tmp_path / "out") == files_of(tmp_path / "plain"), "the flow adds nothing and loses nothing"
+
+    dataset = inspect.load(tmp_path / "out")
+    units = len(list((tmp_path / "out").glob("*/shard-*.json")))
+    (flow_run,) = [f for f in ask(prefect, "flow_runs/filter") if str(tmp_path) in f["parameters"]["out"]]
+    assert flow_run["state"]["type"] == "COMPLETED"
+    tasks = ask(prefect, "task_runs/filter", flow_runs={"id": {"any_": [flow_run["id"]]}})
+    assert len(tasks) == units + 2, "one task a unit, and the plan and the end"
+    assert {t["state"]["type"] for t in tasks} == {"COMPLETED"}
+
+    found = {a["key"]: a for a in ask(prefect, "artifacts/filter") if a["flow_run_id"] == flow_run["id"]}
+    assert set(found) == {"with-server-summary", "with-server-figures"}
+    kept = sum(s.rows for s in dataset.splits.values())
+    assert f"{kept} rows" in found["with-server-summary"]["data"]
+    figures = found["with-server-figures"]["data"]
+    figures = json.loads(figures) if isinstance(figures, str) else figures
+    assert {"what": "rows", "name": "kept", "value": kept} in figures
+    assert {f["what"] for f in figures} >= {"rows", "hours", "rows of task", "seconds of stage"}
+
+
+def test_neither_workers_nor_shards_change_the_samples(
+    prefect: dict[str, str], tmp_path: Path, write_recipe: Callable[..., Path], llm_server: Callable[..., LLMServer]
+) -> None:
+    server = llm_server("--faults", "0.1", "--kinds", "error", "not_json", "refusal")
+    llm = {"engine": "openai", "base_url": server.url, "model": "scripted"}
+    tasks = ASKING | {"keyword_spotting": None, "speaker_count": None, "speech_detection": None}
+    found = []
+    for workers, size in ((1, 24), (3, 5)):
+        shards = {"utterances": size, "rows_per_batch": 4}
+        recipe = write_recipe("sizes", llm=llm, tasks=tasks, samples_per_utterance=3, shards=shards)
+        out = tmp_path / f"out{workers}"
+        result = run(prefect, recipe, out, "--workers", str(workers))
+        assert result.returncode == 0, result.stderr
+        kept, rejected = rows(out, inspect.load(out))
+        found.append((sorted(kept, key=lambda s: s.id), sorted(rejected, key=lambda s: s.id)))
+    assert [s.id for s in found[0][0]] == [s.id for s in found[1][0]]
+    assert found[0] == found[1]
+
+
+def workers_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    """The processes of a run that build."""
+    return [
+        p
+        for p in psutil.Process(process.pid).children(recursive=True)
+        if any("spawn_main" in part for part in p.cmdline())
+    ]
+
+
+def wait_for_workers(process: subprocess.Popen[str], out: Path) -> list[psutil.Process]:
+    """Waits until a unit is under way."""
+    deadline = time.monotonic() + 90
+    while time.monotonic() < deadline and process.poll() is None:
+        if list(out.glob(".build/progress/*")) or list(out.glob(".build/tmp/*")):
+            found = workers_of(process)
+            if found:
+                return found
+        time.sleep(0.02)
+    raise AssertionError("no unit was begun")
+
+
+def test_a_worker_that_is_killed_costs_only_its_unit(
+    prefect: dict[str, str], tmp_path: Path, write_recipe: Callable[..., Path], llm_server: Callable[..., LLMServer]
+) -> None:
+    server = llm_server("--latency", "0.15")
+    llm = {"engine": "openai", "base_url": server.url, "model": "scripted", "concurrency": 4}
+    recipe = write_recipe("worker", llm=llm, tasks=ASKING, samples_per_utterance=2)
+    out = tmp_path / "out"
+    process = subprocess.Popen(
+        command(recipe, out, "--workers", "2"),
+        cwd=ROOT,
+        env=prefect,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    wait_for_workers(process, out)[0].kill()
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    build(recipe, tmp_path / "plain")
+    assert files_of(out) == files_of(tmp_path / "plain")
+
+
+def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(
+    prefect: dict[str, str], tmp_path: Path, write_recipe: Callable[..., Path], llm_server: Callable[..., LLMServer]
+) -> None:
+    server = llm_server("--latency", "0.2")
+    llm = {"engine": "openai", "base_url": server.url, "model": "scripted", "concurrency": 2}
+    recipe = write_recipe("stopped", llm=llm, tasks=ASKING, samples_per_utterance=2)
+    out = tmp_path / "out"
+    process = subprocess.Popen(
+        command(recipe, out, "--workers", "2"),
+        cwd=ROOT,
+        env=prefect,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    family = [*wait_for_workers(process, out), psutil.Process(process.pid)]
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+    began = time.monotonic()
+    _, errors = process.communicate(timeout=60)
+    assert time.monotonic() - began < 20
+    assert process.returncode == 130, errors
+    assert "the same command goes on from there" in " ".join(errors.split())
+    assert "Traceback" not in errors
+    psutil.wait_procs(family, timeout=10)
+    assert not [p for p in family if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+
+    asked = len(server.served)
+    again = run(prefect, recipe, out)
+    assert again.returncode == 0, again.stderr
+    build(recipe, tmp_path / "plain")
+    assert files_of(out) == files_of(tmp_path / "plain")
+    assert asked > 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "llm", "part"),
+    [
+        (("--key", "right"), {"api_key_env": "WRONG_KEY"}, "the key is not accepted"),
+        (("--key", "right"), {}, "it was given no key"),
+        ((), {"model": "no-such-model"}, "has no model 'no-such-model'; it has: scripted"),
+        ((), {"api_key_env": "NOT_SET_AT_ALL"}, "NOT_SET_AT_ALL, which is to hold the API key, is not set"),
+    ],
+)
+def test_a_wrong_key_or_model_ends_it_at_once(
+    prefect: dict[str, str],
+    tmp_path: Path,
+    write_recipe: Callable[..., Path],
+    llm_server: Callable[..., LLMServer],
+    arguments: tuple[str, ...],
+    llm: dict[str, str],
+    part: str,
+) -> None:
+    server = llm_server(*arguments)
+    given = {"engine": "openai", "base_url": server.url, "model": "scripted"} | llm
+    result = run(prefect | {"WRONG_KEY": "hunter2"}, write_recipe("wrong", llm=given, tasks=ASKING), tmp_path / "out")
+    assert result.returncode == 1
+    assert part in result.stderr
+    assert "Traceback" not in result.stderr
+    assert "hunter2" not in result.stderr + result.stdout
+    assert not server.served
+
+
+def test_an_endpoint_that_dies_for_good(
+    prefect: dict[str, str], tmp_path: Path, write_recipe: Callable[..., Path], llm_server: Callable[..., LLMServer]
+) -> None:
+    server = llm_server("--latency", "0.1")
+    llm = {"engine": "openai", "base_url": server.url, "model": "scripted", "concurrency": 2, "patience": 2.0}
+    recipe = write_recipe("dying", llm=llm, tasks=ASKING, samples_per_utterance=2)
+    out = tmp_path / "out"
+    process = subprocess.Popen(
+        command(recipe, out), cwd=ROOT, env=prefect, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 90
+    while not list(out.glob("*/shard-*.json")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    server.stop()
+    finished = {p: p.read_bytes() for p in out.glob("*/shard-*.json")}
+    _, errors = process.communicate(timeout=90)
+    assert process.returncode == 1
+    told = " ".join(errors.split())
+    assert "has not answered for" in told
+    assert "all replies so far are remembered" in told
+    assert "Traceback" not in errors
+    assert finished
+    assert all(p.read_bytes() == content for p, content in finished.items())
+    assert not (out / "dataset.json").exists()
+
+
+def test_a_unit_that_fails_leaves_the_others(
+    prefect: dict[str, str], tmp_path: Path, write_recipe: Callable[..., Path]
+) -> None:
+    """A template may break on one row only; the message says why, and the others are finished."""
+    own = tmp_path / "prompts" / "keyword_spotting"
+    own.mkdir(parents=True)
+    source = (ROOT / "prompts/keyword_spotting/en.yaml").read_text()
+    broken = "    - '{{ 1 // (keyword|length - 6) }} {{ keyword }}'\n"
+    (own / "en.yaml").write_text(
+        re.sub(r"(?ms)(^instructions:\n  default:\n).*?(?=^held_out)", rf"\g<1>{broken}", source)
+    )
+    recipe = write_recipe("failing", tasks={"keyword_spotting": None}, prompts=str(tmp_path / "prompts"))
+    out = tmp_path / "out"
+    result = run(prefect, recipe, out)
+    assert result.returncode == 1
+    told = " ".join(result.stderr.split())
+    assert "units failed" in told
+    assert "ZeroDivisionError" in told or "division by zero" in told
+    assert list(out.glob("*/shard-*.json")), "the other units are finished"
+    assert not (out / "dataset.json").exists()
+
+
+def test_a_folder_of_another_recipe_is_not_touched(
+    prefect: dict[str, str], tmp_path: Path, write_recipe: Callable[..., Path]
+) -> None:
+    out = tmp_path / "out"
+    build(write_recipe("first"), out)
+    before = files_of(out)
+    result = run(prefect, write_recipe("second"), out)
+    assert result.returncode == 1
+    assert "holds the dataset 'first'" in result.stderr
+    assert files_of(out) == before

@@ -1,0 +1,185 @@
+"""Shards on disk: whole or not there, and what the manifest says is so."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from msgspec.structs import replace
+
+from pipeline import shards
+from pipeline.shards import DiskError, FolderInUse, ShardWriter, UnitWriter
+from schemas.sample import Provenance, Sample
+from schemas.utterance import Audio, Part, Utterance
+from tests.building import build
+from tests.conftest import ROOT
+
+
+def sample(number: int, rejected: str | None = None) -> Sample:
+    audio = Audio(os.urandom(200), 2.0, 16000, 1, "WAV/PCM_16", -3.0, -20.0, 0.0, str(number), b"")
+    speech = Utterance(f"c/{number // 2}", "c", "some words", "en", f"c/s{number % 3}", licence="CC0", audio=audio)
+    made = Provenance(instruction=f"t/en/{number}", model="m", attempts=1, prompt_tokens=10, completion_tokens=5)
+    return Sample(f"c/{number // 2}:t:{number}", (speech,), "train", "t", provenance=made, rejected=rejected)
+
+
+def write(out: Path, rows: list[Sample], unit: str = "aa") -> shards.ShardManifest:
+    with UnitWriter(out, unit, "train", 4) as writer:
+        for row in rows:
+            writer.add(row)
+        return writer.finish("f", 10)
+
+
+def test_the_manifest_accounts_for_every_row(tmp_path: Path) -> None:
+    rows = [sample(n, "too_short" if n % 4 == 0 else None) for n in range(20)]
+    manifest = write(tmp_path, rows)
+    assert manifest.kept is not None
+    assert manifest.rejected is not None
+    assert (manifest.kept.rows, manifest.rejected.rows) == (15, 5)
+    assert manifest.reasons == {"too_short": 5}
+    assert manifest.tasks == {"t": 15}
+    assert manifest.row_seconds == 30.0
+    assert manifest.seconds == 20.0  # ten utterances, and each has a kept row
+    assert manifest.languages == {"en": 20.0}
+    assert manifest.speakers == ["c/s0", "c/s1", "c/s2"]
+    assert manifest.tokens["m"].model_dump() == {"requests": 20, "prompt": 200, "completion": 100}
+    assert list(shards.read(tmp_path / manifest.kept.path)) == [r for r in rows if r.rejected is None]
+    assert list(shards.read(tmp_path / manifest.rejected.path)) == [r for r in rows if r.rejected]
+    assert shards.finished(tmp_path, "aa", "train", "f") == manifest
+
+
+def test_speakers_of_mixtures_count(tmp_path: Path) -> None:
+    row = sample(0)
+    mixed = replace(row.utterances[0], speaker=None, parts=(Part("c/8", "c/x"), Part("c/9", "c/y")))
+    assert write(tmp_path, [replace(row, utterances=(mixed,))]).speakers == ["c/x", "c/y"]
+
+
+def test_a_unit_without_kept_rows_has_a_manifest(tmp_path: Path) -> None:
+    manifest = write(tmp_path, [sample(0, "silent")])
+    assert manifest.kept is None
+    assert not list(tmp_path.glob("train/*.arrow"))
+    assert shards.finished(tmp_path, "aa", "train", "f") == manifest
+
+
+def test_a_new_version_of_a_unit_leaves_nothing_of_the_old(tmp_path: Path) -> None:
+    write(tmp_path, [sample(0), sample(1, "silent")])
+    manifest = write(tmp_path, [sample(0)])
+    assert not list(tmp_path.glob("rejected/*"))
+    assert shards.finished(tmp_path, "aa", "train", "f") == manifest
+
+
+@pytest.mark.parametrize("damage", ["manifest", "garbage", "shard", "truncated", "fingerprint", "version"])
+def test_what_is_not_whole_does_not_exist(tmp_path: Path, damage: str) -> None:
+    manifest = write(tmp_path, [sample(n) for n in range(8)])
+    assert manifest.kept is not None
+    shard, listing = tmp_path / manifest.kept.path, tmp_path / shards.manifest_path("train", "aa")
+    if damage == "manifest":
+        listing.unlink()
+    elif damage == "garbage":
+        listing.write_text(listing.read_text()[:100])
+    elif damage == "shard":
+        shard.unlink()
+    elif damage == "truncated":
+        os.truncate(shard, shard.stat().st_size - 8)
+    elif damage == "version":
+        listing.write_text(listing.read_text().replace('"schema_version": 1', '"schema_version": 0'))
+    assert shards.finished(tmp_path, "aa", "train", "other" if damage == "fingerprint" else "f") is None
+
+
+def test_an_error_in_the_middle_leaves_nothing(tmp_path: Path) -> None:
+    def fail() -> None:
+        with UnitWriter(tmp_path, "aa", "train", 4) as writer:
+            for n in range(9):
+                writer.add(sample(n))
+            raise RuntimeError("something else broke")
+
+    with pytest.raises(RuntimeError, match="something else"):
+        fail()
+    assert [p for p in tmp_path.rglob("*") if p.is_file()] == []
+
+
+def test_rows_can_be_set_aside_later(tmp_path: Path) -> None:
+    rows = [sample(n, "silent" if n == 3 else None) for n in range(10)]
+    manifest = write(tmp_path, rows)
+    changed = shards.rejecting(tmp_path, manifest, {0: shards.Rejection("duplicate_audio", "like x")}, 4)
+    assert changed.kept is not None
+    assert changed.rejected is not None
+    assert (changed.kept.rows, changed.rejected.rows) == (8, 2)
+    assert changed.reasons == {"duplicate_audio": 1, "silent": 1}
+    assert changed.utterances == manifest.utterances
+
+
+def test_a_file_that_does_not_read_back_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    writer = ShardWriter(tmp_path / "shard", 4)
+    for n in range(8):
+        writer.add(sample(n))
+    sync = os.fsync
+
+    def rotten(handle: int) -> None:
+        """A disk that keeps other bytes than it was given."""
+        sync(handle)
+        with open(tmp_path / "shard", "r+b") as stream:
+            stream.seek(3000)
+            byte = stream.read(1)
+            stream.seek(3000)
+            stream.write(bytes([byte[0] ^ 1]))
+
+    monkeypatch.setattr(os, "fsync", rotten)
+    with pytest.raises(DiskError, match="does not read back"):
+        writer.close("shard")
+
+
+def test_one_run_at_a_time(tmp_path: Path) -> None:
+    script = "import sys, time; from pathlib import Path; from pipeline.shards import exclusive\n"
+    script += "with exclusive(Path(sys.argv[1])): print('mine', flush=True); time.sleep(60)"
+    other = subprocess.Popen([sys.executable, "-c", script, tmp_path], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    assert other.stdout is not None
+    assert other.stdout.readline() == "mine\n"
+    with pytest.raises(FolderInUse, match="another run"), shards.exclusive(tmp_path):
+        pass
+    other.kill()
+    other.wait()
+    with shards.exclusive(tmp_path):  # the system has freed it
+        pass
+
+
+def test_the_place_is_a_file(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DiskError, match=r"file.*give another --out"), shards.exclusive(tmp_path / "file" / "out"):
+        pass
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of half a megabyte."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=640k", "tmpfs", place], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("a small file system can only be mounted by root")
+    yield place
+    subprocess.run(["umount", place], check=True)
+
+
+def test_a_full_disk(small_disk: Path, write_recipe: Callable[..., Path]) -> None:
+    """A clear error, what was finished stays, and the same command goes on when there is room."""
+    recipe = write_recipe(shards={"utterances": 4, "rows_per_batch": 4})
+    out = small_disk / "out"
+    with pytest.raises(DiskError, match=r"the disk is full.*the same command goes on"):
+        build(recipe, out)
+    finished = {p: p.read_bytes() for p in out.rglob("shard-*")}
+    assert any(p.suffix == ".json" for p in finished)
+    subprocess.run(["mount", "-o", "remount,size=40m", small_disk], check=True)
+    manifest = build(recipe, out)
+    assert manifest.rows_in == 24
+    assert all(p.read_bytes() == content for p, content in finished.items())
+    assert not [p for p in out.rglob("*") if p.name.endswith(".tmp")]
+
+
+def test_a_read_only_disk(small_disk: Path, write_recipe: Callable[..., Path]) -> None:
+    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
+    with pytest.raises(DiskError, match="read-only"):
+        build(write_recipe(), small_disk / "out")
