@@ -29,11 +29,14 @@ class Keywords(LLMTask):
         return {"transcript": spoken(draft), "most": self.most}
 
     def answer(self, draft: Sample, brief: Brief, reply: replies.Keywords) -> Iterable[Sample]:
-        chosen = list({normalise(k): k for k in reversed(reply.keywords)}.values())[::-1][: self.most]
+        found: dict[str, str] = {}
+        for keyword in reply.keywords:
+            found.setdefault(normalise(keyword), keyword)
+        chosen = list(found.values())[: self.most]
         language = draft.utterances[0].language
         sample = self.sample(alone(draft), brief, ", ".join(chosen), language=language, values={"most": self.most})
         missing = [k for k in chosen if not said(sample, k)]
-        yield sample.reject("keyword_not_said", f"{missing[0]!r} is not in the transcript") if missing else sample
+        yield sample.reject("keyword_not_said", f"{missing[0][:80]!r} is not in the transcript") if missing else sample
 
     def score(self, sample: Sample, output: str) -> dict[str, float]:
         wanted, got = ({normalise(k) for k in text.split(",")} - {""} for text in (sample.answer, output))

@@ -40,7 +40,7 @@ class MultipleChoice(LLMTask):
             evidence=reply.evidence,
         )
         if len({normalise(option) for option in options}) < len(options):
-            sample = sample.reject("options_not_distinct", " | ".join(options))
+            sample = sample.reject("options_not_distinct", " | ".join(option[:80] for option in options))
         yield replace(sample, answer=letter)
 
     def score(self, sample: Sample, output: str) -> dict[str, float]:
