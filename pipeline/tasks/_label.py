@@ -6,10 +6,16 @@ from collections.abc import Iterable
 from typing import ClassVar
 
 from pipeline.tasks.base import Brief, Task, alone, names_only
+from pipeline.text import without_tags
 from schemas.sample import Sample
 from schemas.utterance import Utterance
 
 _UNKNOWN = frozenset({"", "unknown", "other", "n/a", "none", "null", "nan", "xxx", "unspecified"})
+
+
+def _plain(value: str) -> str:
+    """A label as words; what stands for audio in messages is none."""
+    return without_tags(value.replace("_", " "))
 
 
 class LabelTask(Task):
@@ -31,12 +37,12 @@ class LabelTask(Task):
     def fits(self, utterance: Utterance) -> bool:
         value = utterance.labels.get(self.field, "").strip()
         known = not self.choices or value in self.choices
-        return utterance.is_speech and known and value.lower() not in _UNKNOWN
+        return utterance.is_speech and known and _plain(value).lower() not in _UNKNOWN
 
     def make(self, draft: Sample, brief: Brief) -> Iterable[Sample]:
         value = draft.utterances[0].labels[self.field].strip()
-        label = brief.prompts.name(value.replace("_", " "))
-        options = list(dict.fromkeys(brief.prompts.name(c.replace("_", " ")) for c in self.choices))
+        label = brief.prompts.name(_plain(value))
+        options = list(dict.fromkeys(brief.prompts.name(_plain(choice)) for choice in self.choices))
         brief.rng.shuffle(options)
         closed = bool(options) and brief.rng.random() < 0.5
         yield self.sample(

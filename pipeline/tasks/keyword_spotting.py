@@ -15,11 +15,23 @@ from typing import Annotated, ClassVar
 from pydantic import Field
 
 from pipeline.tasks.base import Brief, Task, alone
-from pipeline.text import lowered, normalise, presentable, spaced, words
+from pipeline.text import base, lowered, normalise, presentable, spaced, words
 from schemas.sample import Sample
 from schemas.utterance import Utterance
 
 _SHORTEST = 4  # letters: shorter words are mostly function words, and hard to hear alone
+_SOUND_ALIKE = """
+there their they're / here hear / where wear / right write / whole hole / piece peace / would wood / your you're
+knew new / through threw / which witch / wait weight / road rode / made maid / main mane / mail male / sale sail
+tail tale / plain plane / break brake / great grate / meet meat / week weak / flower flour / whether weather
+course coarse / allowed aloud / board bored / some sum / four for fore / night knight / seen scene
+past passed / sight site cite
+steel steal / sweet suite / waist waste / heard herd / hour our / know no / buy by bye / one won
+conserto concerto / sessão seção cessão / sela cela / ouve houve / caçar cassar / acento assento / cozer coser
+кампания компания / плод плот / молот молод / луг лук / полоскать поласкать / посветить посвятить
+"""
+_ALIKE = {word: group for group, line in enumerate(re.split("[/\n]", _SOUND_ALIKE)) for word in line.split()}
+"""The common words that nobody can tell apart by ear, by their number."""
 
 
 class KeywordSpotting(Task):
@@ -37,11 +49,8 @@ class KeywordSpotting(Task):
 
     def make(self, draft: Sample, brief: Brief) -> Iterable[Sample]:
         utterance, rng = draft.utterances[0], brief.rng
-        outcome = "present" if rng.random() < self.present else "absent"
-        if outcome == "present":
-            keyword = rng.choice(_candidates(utterance))
-        else:
-            keyword = _absent(draft, brief, rng)
+        absent = None if rng.random() < self.present else _absent(draft, brief, rng)
+        outcome, keyword = ("absent", absent) if absent else ("present", rng.choice(_candidates(utterance)))
         response = brief.prompts.response(rng, outcome, keyword=keyword)
         yield self.sample(
             alone(draft), brief, response, answer=brief.prompts.name(outcome), values={"keyword": keyword}
@@ -56,17 +65,27 @@ def _candidates(utterance: Utterance) -> list[str]:
     return sorted({w for w in lowered(text) if len(w) >= _SHORTEST and w.isalpha()})
 
 
-def _absent(draft: Sample, brief: Brief, rng: random.Random) -> str:
-    """A word of another utterance that this one has not, about as long as its own words."""
+def _absent(draft: Sample, brief: Brief, rng: random.Random) -> str | None:
+    """A word of another utterance that this one has not, about as long as its own words; None if there is none.
+
+    The prompts' own words serve where there are no others, but only for speech in their language: in any
+    other they would give the answer away.
+    """
+    language = base(draft.utterances[0].language)
     own = {part for w in words(draft.utterances[0].transcript) for part in (w, *re.split("['-]", w))}
     others = {w for u in draft.utterances[1:] for w in _candidates(u) if _unheard(w, own)}
-    pool = sorted(others) or [w for w in brief.prompts.content.words if _unheard(w, own)]
+    pool = sorted(others)
+    if not pool and language in ("", brief.language):
+        pool = [w for w in brief.prompts.content.words if _unheard(w, own)]
+    if not pool:
+        return None
     length = len(rng.choice(_candidates(draft.utterances[0])))
     near = sorted(pool, key=lambda w: (abs(len(w) - length), w))[: max(3, len(pool) // 4)]
     return rng.choice(near)
 
 
 def _unheard(word: str, own: set[str]) -> bool:
-    """Whether neither a word is said, nor one that it is a part of, nor (perhaps) another form of it."""
+    """Whether neither a word is said, nor one that it is a part of, sounds like, or (perhaps) is a form of."""
     plain = normalise(word)
-    return not any(plain in o or plain[:_SHORTEST] == o[:_SHORTEST] for o in own)
+    alike = _ALIKE.get(plain, -1)
+    return not any(plain in o or plain[:_SHORTEST] == o[:_SHORTEST] or _ALIKE.get(o) == alike for o in own)

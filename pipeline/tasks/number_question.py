@@ -20,6 +20,7 @@ from schemas.utterance import Utterance
 
 _LARGEST = 9999  # numbers up to here are known by their words
 _NO_WHOLE = re.compile(r"\d[.,:/]\d|\d[^\W\d_]|[^\W\d_]\d|[%$€£₽°]|\b0\d|\d{10}|\d-|[-–−]\d|\d \d{2}")
+_AND = frozenset({"and", "e", "и"})
 _ARTICLES = {"en": {"one"}, "pt": {"um", "uma"}, "ru": {"один", "одна", "одно"}}
 """Words that are as often no number as one."""
 _VARIANTS = {
@@ -31,14 +32,21 @@ _VARIANTS = {
     "ru": [("два", "две"), ("один", "одна"), ("один", "одно"), ("одна тысяча", "тысяча")],
 }
 _DOUBTFUL = {
-    "en": r"hundreds?|thousands?|[mb]illions?|dozens?|hal(f|ves)|quarters?|double|triple|oh|point|percent|o'clock",
-    "pt": r"cent[oe]\w*|mil|milh\w+|bilh\w+|mei[ao]|metade|dúzias?|vírgula|ponto|quartos?|terços?|horas?|por cento",
+    "en": (
+        r"hundreds?|thousands?|[mb]illions?|dozens?|hal(f|ves)|quarters?|double|triple|oh|point|percent"
+        r"|o'clock|minus|negative|(twen|thir|for|fif|six|seven|eigh|nine)ties"
+    ),
+    "pt": (
+        r"cent[oe]\w*|mil|milh\w+|bilh\w+|mei[ao]|metade|dúzias?|dezenas?|vírgula|ponto|quartos?|terços?|horas?"
+        r"|menos|negativ[oa]s?"
+    ),
     "ru": (
         r"об[ае]\w*|обоих|полтор\w+|пол\w?|половин\w+|четверт\w+|одн(ого|ому|им|ом|ой|у|их|ими)"
         r"|дв(ух|ум|умя|ое|оих|ести|ух\w+)|тр([её]х|[её]м|емя|ое|оих)|четыр\w+|пят(и|ью|еро|ый|ого|ая|ую)"
         r"|шест(и|ью|еро)|сем(и|ью|еро)|вос(ьми|емью)\w*|девят(и|ью|еро)|десят(и|ью|еро|ок|ка|ки|ков)"
         r"|\w+(надцати|надцатью|дцати|дцатью|десяти|десятью|сот|стам|стами|стах)|сорока|девяноста|ста"
-        r"|тысяч\w*|миллион\w*|миллиард\w*|процент\w*|час\w*"
+        r"|тысяч\w*|миллион\w*|миллиард\w*|процент\w*|час\w*|минус\w*|нул\w+|нол[яюеи]\w*"
+        r"|четвер(о|ых|ым|ыми)|сотн\w+|сотен|дюжин\w*"
     ),
 }
 """Words that make the numbers around them doubtful."""
@@ -85,10 +93,12 @@ def _numbers(utterance: Utterance) -> list[int]:
         length, value = _longest_number(tokens[at:], language)
         if value is not None:
             found.append((at, at + length, value))
-        elif re.fullmatch(_DOUBTFUL[language], tokens[at]) or (
-            found and found[-1][1] == at and re.fullmatch(_ORDINALS[language], tokens[at])
-        ):
+        elif re.fullmatch(_DOUBTFUL[language], tokens[at]):
             return []
+        elif re.fullmatch(_ORDINALS[language], tokens[at]):
+            before = at - 1 if tokens[at - 1] in _AND else at  # one hundred and first
+            if found and found[-1][1] == before:
+                return []
         at += length
     touching = set()
     for (start, end, first), (begin, _, second) in pairwise(found):

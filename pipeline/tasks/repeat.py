@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import ClassVar
 
+from pipeline.tasks._words import countable
 from pipeline.tasks.base import Brief, Task, alone, spoken
 from pipeline.text import lowered, spaced
 from schemas.sample import Sample
@@ -27,7 +28,7 @@ class Repeat(Task):
         text = spoken(draft)
         said = lowered(text)
         kind, n, response = "all", 0, text
-        if spaced(utterance.language) and len(said) > 3:
+        if spaced(utterance.language) and len(said) > 3 and countable(text):
             kind = brief.rng.choice(self.kinds)
             n = brief.rng.randint(2, min(_LONGEST, len(said) - 1))
         if kind == "first_words":

@@ -16,6 +16,7 @@ from msgspec.structs import replace
 from pydantic import Field
 
 from pipeline.tasks.base import Brief, LLMTask, Question, alone, spoken
+from pipeline.text import without_tags
 from schemas.conversation import AUDIO_PLACEHOLDER, Message
 from schemas.sample import Sample
 
@@ -40,7 +41,8 @@ class Reply(LLMTask):
 
     def values(self, draft: Sample, brief: Brief) -> dict[str, Any]:
         known = draft.utterances[0].labels
-        labels = "; ".join(f"{name}: {known[name]}" for name in self.describe if known.get(name))
+        told = {name: without_tags(known[name]) for name in self.describe if name in known}
+        labels = "; ".join(f"{name}: {text}" for name, text in told.items() if text)
         return {"transcript": spoken(draft), "labels": labels}
 
     def answer(self, draft: Sample, brief: Brief, reply: str) -> Iterable[Sample]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from pipeline.tasks.base import Brief, Task, alone
 from pipeline.text import clean, normalise
@@ -47,7 +47,17 @@ def _slots(utterance: Utterance) -> list[tuple[str, str]] | None:
     except (ValueError, RecursionError):
         return None
     if isinstance(value, dict):
-        return [(clean(str(k)), clean(str(v))) for k, v in value.items()]
-    if isinstance(value, list) and all(isinstance(v, dict) and "type" in v for v in value):
-        return [(clean(str(v["type"])), clean(str(v.get("filler", v.get("value", ""))))) for v in value]
-    return None
+        pairs = list(value.items())
+    elif isinstance(value, list) and all(isinstance(v, dict) and "type" in v for v in value):
+        pairs = [(v["type"], v.get("filler", v.get("value"))) for v in value]
+    else:
+        return None
+    texts = [(_text(name), _text(filler)) for name, filler in pairs]
+    return [(name, filler) for name, filler in texts if name and filler]
+
+
+def _text(value: Any) -> str:
+    """A value of JSON as it is said; empty for what cannot be."""
+    if isinstance(value, list):
+        return ", ".join(filter(None, map(_text, value)))
+    return clean(str(value)) if isinstance(value, str | int | float) else ""

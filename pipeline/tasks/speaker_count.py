@@ -24,6 +24,7 @@ from schemas.utterance import Part, Utterance
 _MOST_OVERLAP = 0.3  # of the shorter utterance
 _LOUDNESS_SPREAD = 3.0  # dB between speakers
 _FULL_SCALE = 0.95
+_QUIETEST = -60.0  # dBFS; a companion below that is no voice to be counted
 
 
 class SpeakerCount(Task):
@@ -55,14 +56,18 @@ class SpeakerCount(Task):
 
 
 def _distinct(draft: Sample) -> list[Utterance]:
-    """The companions that can be heard, one a speaker, none the speaker of the draft."""
+    """The companions that are heard to speak, one a speaker, none the speaker of the draft."""
     speakers = {draft.utterances[0].speaker}
     found = []
     for utterance in draft.utterances[1:]:
-        if utterance.audio is not None and utterance.speaker and utterance.speaker not in speakers:
+        if utterance.speaker and utterance.speaker not in speakers and _is_heard(utterance):
             speakers.add(utterance.speaker)
             found.append(utterance)
     return found
+
+
+def _is_heard(utterance: Utterance) -> bool:
+    return utterance.is_speech and utterance.audio is not None and utterance.audio.speech_dbfs >= _QUIETEST
 
 
 def _within(longest: float, utterances: list[Utterance]) -> list[Utterance]:
@@ -104,14 +109,14 @@ def _mixture(utterances: list[Utterance], rng: random.Random) -> Utterance:
 def _overlapped(voices: list[Samples], rng: random.Random) -> Samples:
     """Voices at about one level, each beginning a little before or after the one before it ends."""
     level = speech_dbfs(voices[0])
-    mixed = voices[0]
+    mixed = previous = voices[0]
     for voice in voices[1:]:
         gain = 10 ** ((level - speech_dbfs(voice) + rng.uniform(-_LOUDNESS_SPREAD, _LOUDNESS_SPREAD)) / 20)
-        gap = int(rng.uniform(-_MOST_OVERLAP, 0.2) * min(len(mixed), len(voice)))
+        gap = int(rng.uniform(-_MOST_OVERLAP, 0.2) * min(len(previous), len(voice)))
         begin = max(0, len(mixed) + min(gap, SAMPLING_RATE // 2))
         longer = np.zeros(max(len(mixed), begin + len(voice)), np.float32)
         longer[: len(mixed)] += mixed
         longer[begin : begin + len(voice)] += voice * np.float32(gain)
-        mixed = longer
+        mixed, previous = longer, voice
     peak = float(np.abs(mixed).max(initial=0.0))
     return mixed * np.float32(_FULL_SCALE / peak) if peak > _FULL_SCALE else mixed

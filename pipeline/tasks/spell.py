@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import ClassVar
 
+from pipeline.tasks._words import countable
 from pipeline.tasks.base import Brief, Task, alone, spoken
 from pipeline.text import lowered, presentable, spaced, words
 from schemas.sample import Sample
@@ -22,7 +23,7 @@ class Spell(Task):
 
     def fits(self, utterance: Utterance) -> bool:
         text = presentable(utterance.transcript, utterance.language)
-        return super().fits(utterance) and spaced(utterance.language) and bool(_spellable(text))
+        return super().fits(utterance) and spaced(utterance.language) and countable(text) and bool(_spellable(text))
 
     def make(self, draft: Sample, brief: Brief) -> Iterable[Sample]:
         said = lowered(spoken(draft))

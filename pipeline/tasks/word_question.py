@@ -5,10 +5,12 @@ Rows: `How many words are said?` -> `7`; `Which word comes right after "hoped"?`
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any, ClassVar
 
+from pipeline.tasks._words import countable
 from pipeline.tasks.base import Brief, Task, alone, spoken
 from pipeline.text import lowered, spaced
 from schemas.sample import Sample
@@ -23,7 +25,7 @@ class WordQuestion(Task):
     fewest_words: ClassVar[int] = 3
 
     def fits(self, utterance: Utterance) -> bool:
-        return super().fits(utterance) and spaced(utterance.language)
+        return super().fits(utterance) and spaced(utterance.language) and countable(utterance.transcript)
 
     def make(self, draft: Sample, brief: Brief) -> Iterable[Sample]:
         kind, values, answer = brief.rng.choice(list(_questions(lowered(spoken(draft)), brief)))
@@ -33,17 +35,19 @@ class WordQuestion(Task):
 def _questions(said: list[str], brief: Brief) -> Iterator[tuple[str, dict[str, Any], str]]:
     """One question of each kind that has a single answer."""
     counts = Counter(said)
+    parts = Counter(part for word in said for part in re.split("['-]", word))
+    whole = [w for w in said if parts[w] <= counts[w]]  # not `well` beside `well-known`: both are heard
     yield "count", {}, str(len(said))
     yield "first", {}, said[0]
     yield "last", {}, said[-1]
     place = brief.rng.randrange(1, min(len(said) - 1, 8))
     yield "nth", {"n": place + 1}, said[place]
-    once = [i for i, w in enumerate(said) if counts[w] == 1]
+    once = [i for i, w in enumerate(said) if counts[w] == 1 and w in whole]
     if before := [i for i in once if i + 1 < len(said)]:
         i = brief.rng.choice(before)
         yield "after", {"word": said[i]}, said[i + 1]
     if after := [i for i in once if i > 0]:
         i = brief.rng.choice(after)
         yield "before", {"word": said[i]}, said[i - 1]
-    word = brief.rng.choice(sorted(counts))
+    word = brief.rng.choice(sorted(set(whole)))
     yield "often", {"word": word}, str(counts[word])
