@@ -85,6 +85,7 @@ class Client:
         self._places = asyncio.Semaphore(concurrency)
         self._last_success = self._complained = float("-inf")
         self._session: aiohttp.ClientSession | None = None
+        self._addresses: dict[tuple[int, str], URL] = {}
         self.sent = 0
         """Requests that went out, tries included."""
 
@@ -193,7 +194,13 @@ class Client:
             raise EndpointError(f"{url} answers {status}, a redirection: give the final address")
         return status, body
 
+    def _address(self, index: int, path: str) -> URL:
+        """Where a path is on a server; joined once, which costs a tenth of a request."""
+        return self._addresses.setdefault((index, path), self._urls[index].join(URL(path)))
+
     def _choose(self) -> int:
+        if len(self._urls) == 1:
+            return 0
         now = time.monotonic()
         order = range(len(self._urls))
         awake = [i for i in order if self._resting_until[i] <= now] or list(order)
@@ -204,7 +211,7 @@ class Client:
         self._in_flight[index] += 1
         self.sent += 1
         try:
-            url = self._urls[index].join(URL(path))
+            url = self._addresses.get((index, path)) or self._address(index, path)
             async with self._session.request(method, url, data=payload or None, allow_redirects=False) as response:
                 if (response.content_length or 0) > _LARGEST_BODY:
                     return _Answer(413, b"the response is over 64 MB")

@@ -43,23 +43,35 @@ def structure(reply: str, model: type[Structure]) -> Structure | Rejection:
     text = _without_thoughts(reply)
     if not text.strip():
         return Rejection("reply_empty", "there is nothing in it")
-    candidate = _object_in(text)
-    if candidate is None:
-        return Rejection("reply_not_json", _short(text))
-    try:
-        value = orjson.loads(candidate)
-    except orjson.JSONDecodeError as error:
-        return Rejection("reply_not_json", f"{error}: {_short(candidate)}")
+    value = _whole_object(text)
+    if value is None:
+        candidate = _object_in(text)
+        if candidate is None:
+            return Rejection("reply_not_json", _short(text))
+        try:
+            value = orjson.loads(candidate)
+        except orjson.JSONDecodeError as error:
+            return Rejection("reply_not_json", f"{error}: {_short(candidate)}")
     try:
         return model.model_validate(_cleaned(value))
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "the reply"
-        return Rejection("reply_breaks_schema", f"{_short(where)}: {first['msg']}: {_short(candidate)}")
+        return Rejection("reply_breaks_schema", f"{_short(where)}: {first['msg']}: {_short(text)}")
 
 
 def _without_thoughts(reply: str) -> str:
-    return _THOUGHT.sub("", _THINKING.sub("", reply))
+    return _THOUGHT.sub("", _THINKING.sub("", reply)) if "<" in reply else reply
+
+
+def _whole_object(text: str) -> object:
+    """The text as an object, if it is nothing else; as nearly all are, so their brackets need not be counted."""
+    if text[0] != "{" or text.count("{") + text.count("[") > _DEEPEST:
+        return None
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return None
 
 
 def _object_in(text: str) -> str | None:
@@ -103,7 +115,8 @@ def _cleaned(value: object) -> object:
 
 def _cleaned_text(text: str) -> str:
     """Clean, and without what stands for audio in messages: an LLM must not add to it."""
-    return clean(clean(text).replace(AUDIO_PLACEHOLDER, " "))
+    text = clean(text)
+    return clean(text.replace(AUDIO_PLACEHOLDER, " ")) if AUDIO_PLACEHOLDER in text else text
 
 
 def _short(text: str) -> str:

@@ -19,7 +19,7 @@ from pipeline.plan import Plan, make_plan
 from pipeline.prompting import PromptError, Prompts
 from pipeline.readers.base import CorpusError, Reader
 from pipeline.recipes import Document, RecipeError, load
-from pipeline.stage import Filter, Stage
+from pipeline.stage import Checks, Filter, Stage
 from pipeline.stages.decode import Decode
 from pipeline.stages.generate import Generate
 from pipeline.stages.instruct import Instruct
@@ -205,14 +205,14 @@ class Setup:
         stages: list[tuple[str, Stage]] = [("decode", Decode(self.readers, instruct.hears_companions))]
         if self.tts is not None:
             stages.append(("synthesize", Synthesize(self.tts)))
-        stages += [(name, f) for name, f in self.filters if f.before_tasks]
+        stages.append(("check_speech", Checks(f for _, f in self.filters if f.before_tasks)))
         stages.append(("instruct", instruct))
         asking = {task.key: task for task in self.tasks if isinstance(task, LLMTask)}
         if asking and self.llm is not None:
             assert memo is not None
             generate = Generate(asking, self.briefing, self.llm, list(urls), memo, recipe.seed, workers)
             stages.append(("generate", generate))
-        return stages + [(name, f) for name, f in self.filters if not f.before_tasks]
+        return [*stages, ("check_replies", Checks(f for _, f in self.filters if not f.before_tasks))]
 
 
 def _slug(name: str) -> str:

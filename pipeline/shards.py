@@ -11,12 +11,14 @@ from __future__ import annotations
 import errno
 import fcntl
 import io
+import itertools
 import json
 import logging
 import os
 import shutil
-from collections import Counter, defaultdict
+from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -33,6 +35,7 @@ log = logging.getLogger("earwitness")
 
 SPLITS = ("train", "test")
 BUILD = ".build"  # plan, memo and temporary files: needed to go on, not to use the dataset
+_LONG_PIECE = 2**16  # bytes
 BATCH_BYTES = 64 * 2**20  # a record batch is closed at this size even if it has few rows
 
 
@@ -109,11 +112,18 @@ def exclusive(folder: Path) -> Iterator[None]:
 
 
 class _Digesting(io.RawIOBase):
-    """A file that knows the digest and the size of what was written to it."""
+    """A file that knows the digest and the size of what was written to it.
+
+    What is written is handed to a thread at each `flush`: whoever writes goes on asking the LLM
+    meanwhile, and a slow disk holds it up only when it is two flushes behind.
+    """
 
     def __init__(self, path: Path) -> None:
         super().__init__()
         self._file = open(path, "wb", buffering=0)  # noqa: SIM115 - closed with this object
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="shard")
+        self._waiting: list[memoryview] = []
+        self._under_way: deque[Future[None]] = deque()
         self.digest = xxhash.xxh3_128()
         self.size = 0
 
@@ -122,18 +132,37 @@ class _Digesting(io.RawIOBase):
 
     def write(self, data: Any) -> int:
         view = memoryview(data).cast("B")
-        self.digest.update(view)
+        self._waiting.append(view)
         self.size += len(view)
-        rest = view
-        while len(rest):
-            rest = rest[self._file.write(rest) or 0 :]
         return len(view)
 
+    def flush(self) -> None:
+        if self._waiting:
+            self._under_way.append(self._thread.submit(self._write, self._waiting))
+            self._waiting = []
+        while len(self._under_way) > 1:
+            self._under_way.popleft().result()
+
+    def _write(self, views: list[memoryview]) -> None:
+        # Long pieces go as they are; Arrow's many short ones together, for each call costs the interpreter's lock.
+        for long, some in itertools.groupby(views, lambda view: len(view) >= _LONG_PIECE):
+            for piece in some if long else (b"".join(some),):
+                self.digest.update(piece)
+                rest = memoryview(piece)
+                while len(rest):
+                    rest = rest[self._file.write(rest) or 0 :]
+
     def sync(self) -> None:
+        """Returns when all is on disk."""
+        self.flush()
+        while self._under_way:
+            self._under_way.popleft().result()
         os.fsync(self._file.fileno())
 
     def close(self) -> None:
         if not self.closed:
+            self._waiting = []
+            self._thread.shutdown(cancel_futures=True)
             self._file.close()
         super().close()
 
@@ -168,6 +197,7 @@ class ShardWriter:
 
     def _flush(self) -> None:
         self._stream.write_batch(to_batch(self._waiting))
+        self._sink.flush()
         self.rows += len(self._waiting)
         self._waiting, self._waiting_bytes = [], 0
 

@@ -40,14 +40,32 @@ class Filter(Options, Stage):
     before_tasks: ClassVar[bool] = False
     """Whether it judges speech and transcript, before anything is paid for."""
 
-    def __call__(self, samples: Iterable[Sample]) -> Iterator[Sample]:
-        for sample in samples:
-            verdict = None if sample.rejected is not None else self.reason(sample)
-            yield sample if verdict is None else sample.reject(*verdict)
+    def process(self, sample: Sample) -> tuple[Sample]:
+        return (self.judge(sample),)
+
+    def judge(self, sample: Sample) -> Sample:
+        """The sample, set aside if there is a reason to."""
+        verdict = self.reason(sample)
+        return sample if verdict is None else sample.reject(*verdict)
 
     def reason(self, sample: Sample) -> Rejection | None:
         """Why the sample is set aside, or None."""
         raise NotImplementedError
+
+
+class Checks(Stage):
+    """Several filters as one stage; the first that objects decides. A stage each would take twice the time."""
+
+    def __init__(self, filters: Iterable[Filter]) -> None:
+        self._filters = list(filters)
+
+    def __call__(self, samples: Iterable[Sample]) -> Iterator[Sample]:
+        for sample in samples:
+            for check in self._filters:
+                if sample.rejected is not None:
+                    break
+                sample = check.judge(sample)
+            yield sample
 
 
 class Stopwatch:

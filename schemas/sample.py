@@ -82,6 +82,8 @@ class Sample(Struct, frozen=True, gc=False):
     @property
     def response(self) -> str:
         """What the model is to say: the content of the last assistant message."""
+        if self.messages and self.messages[-1].role == "assistant":  # as nearly always
+            return self.messages[-1].content
         return next((m.content for m in reversed(self.messages) if m.role == "assistant"), "")
 
     @property

@@ -6,7 +6,7 @@ import re
 import string
 
 from pipeline.stage import Filter
-from pipeline.text import contains, spaced, words
+from pipeline.text import contains, has_any, spaced, words
 from schemas.sample import Rejection, Sample
 
 _GAP = re.compile(r"\s*(?:\.{3}|…|\[\.{3}\]|\[…\])\s*")
@@ -34,6 +34,8 @@ _UNSAID = re.compile(
     re.IGNORECASE | re.VERBOSE,
 )
 """Said of the speech, or in place of an answer; `an unknown composer` is an answer."""
+_UNSAID_HAS = ("not", "n't", "n’t", "unknown", "no ", "не", "não", "desconhecid")
+"""Each match has one of these in it."""
 
 
 class Answerable(Filter):
@@ -50,7 +52,7 @@ class Answerable(Filter):
         if not words(sample.evidence):
             return Rejection("not_answerable", "no words are named that the answer rests on")
         answer = _answer(sample)
-        if _UNSAID.search(answer) and not _UNSAID.search(sample.transcript):
+        if has_any(answer.lower(), _UNSAID_HAS) and _UNSAID.search(answer) and not _UNSAID.search(sample.transcript):
             return Rejection("not_answerable", answer[:120])
         return None
 

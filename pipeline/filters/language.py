@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import Field, PositiveInt
 
 from pipeline.stage import Filter
-from pipeline.text import base, detect_language, script_share
+from pipeline.text import base, detect_language, is_plainly, letters, script_share
 from schemas.conversation import AUDIO_PLACEHOLDER
 from schemas.sample import Rejection, Sample
 
@@ -46,11 +46,13 @@ class Language(Filter):
 
     def _wrong(self, text: str, language: str) -> Rejection | None:
         wanted = base(language)
+        if text.isascii() and is_plainly(text, wanted):
+            return None
         share = script_share(text, language)
-        letters = sum(c.isalpha() for c in text)
-        if share is not None and letters >= _FEWEST_LETTERS and share < _OWN_SCRIPT:
+        length = letters(text)
+        if share is not None and length >= _FEWEST_LETTERS and share < _OWN_SCRIPT:
             return Rejection("reply_wrong_language", f"{share:.0%} of the letters are of {wanted}: {text[:80]}")
-        if letters < self.letters:
+        if length < self.letters or is_plainly(text, wanted):
             return None
         likely = detect_language(text[:500])
         top = max(likely, key=likely.__getitem__, default=wanted)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from pipeline.stage import Filter
-from pipeline.text import base, words
+from pipeline.text import base, has_any, words
 from schemas.sample import Rejection, Sample
 
 _FLAGS = re.IGNORECASE | re.VERBOSE
@@ -55,6 +55,16 @@ _REFERS = re.compile(
     _FLAGS,
 )
 """These may also be the speaker's own words, and so stand in what continues or translates them."""
+_STEMS = (
+    *"text passage paragraph excerpt sentence article document prompt transcri".split(),
+    *"wrote written typed author writer".split(),
+    *("cannot", "can't", "can’t", "unable to", "able to", "ability to", "do not", "don't", "don’t"),
+    *"транскри расшифров текст отрыв абзац предложени фраз написали напечатали автор".split(),
+    *("не могу", "не умею"),
+    *"trecho parágrafo frase passagem artigo escreveu digitou".split(),
+    *("não posso", "não consigo"),
+)
+"""Each match of the patterns has one of these in it."""
 _SPEAKERS_WORDS = frozenset({"continuation", "translation"})
 _SPEAKS_OF_TEXT = re.compile(
     r"\b(?:text|tekst|текст|transcri|transkri|транскри|расшифр|passage|passagem|sentenc|предложени|frase|phrase|фраз|satz"
@@ -71,6 +81,8 @@ class Modality(Filter):
         if not sample.provenance.engine:
             return None
         for text in (sample.response, _question(sample)):
+            if not has_any(text.lower(), _STEMS):
+                continue
             for pattern in (_MENTIONS, _REFERS):
                 if pattern is _REFERS and sample.task in _SPEAKERS_WORDS:
                     continue

@@ -6,6 +6,7 @@ import re
 from typing import ClassVar
 
 from pipeline.stage import Filter
+from pipeline.text import has_any
 from schemas.sample import Rejection, Sample
 
 _FLAGS = re.IGNORECASE | re.VERBOSE
@@ -25,6 +26,21 @@ _ITSELF = re.compile(
     """,
     _FLAGS,
 )
+_ITSELF_HAS = (
+    *(" ai", "artificial", "language model", "ии", "искусственн", "языков"),
+    *(
+        " ia",
+        "en tant qu",
+        "inteligência",
+        "linguagem",
+        "assistente virtual",
+        "lenguaje",
+        "langage",
+        "als ki",
+        "sprachmodell",
+    ),
+)
+"""Each match has one of these in it; so with the others."""
 _CANNOT = r"(?:can(?:no|['’])t|won['’]t|(?:am|['’]m)\ (?:not\ able|unable)\ to)"
 _DECLINES = re.compile(
     rf"""
@@ -46,6 +62,10 @@ _DECLINES = re.compile(
     )
     """,
     _FLAGS,
+)
+_DECLINES_HAS = (
+    *("cannot", "can't", "can’t", "won't", "won’t", "not able", "unable", "don't", "don’t", "do not"),
+    *("не ", "у меня нет", "não ", "no puedo", "no tengo", "je ne", "nicht"),
 )
 _DECLINES_THE_WORK = re.compile(
     rf"""
@@ -73,8 +93,11 @@ class Refusal(Filter):
         if not sample.provenance.engine:
             return None
         response = sample.response[:_LOOKED_AT]
-        found = _ITSELF.search(response)
-        if sample.task not in _SPEAKERS_WORDS:
+        lower = response.lower()
+        found = _ITSELF.search(response) if has_any(lower, _ITSELF_HAS) else None
+        if not has_any(lower, _DECLINES_HAS):
+            pass
+        elif sample.task not in _SPEAKERS_WORDS:
             found = found or _DECLINES.search(response)
         elif _DECLINES.search(sample.transcript) is None:
             found = found or _DECLINES_THE_WORK.search(response)

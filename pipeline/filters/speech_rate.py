@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
 from typing import ClassVar
 
 from pydantic import PositiveFloat
@@ -25,9 +24,8 @@ class SpeechRate(Filter):
     fastest_unspaced: PositiveFloat = 12.0
     """For Chinese, Japanese, Thai and other languages with more in a character."""
 
-    def __call__(self, samples: Iterable[Sample]) -> Iterator[Sample]:
-        measured = (s if s.rejected else with_scores(s, characters_per_second=_rate(s)) for s in samples)
-        return super().__call__(measured)
+    def judge(self, sample: Sample) -> Sample:
+        return super().judge(with_scores(sample, characters_per_second=_rate(sample)))
 
     def reason(self, sample: Sample) -> Rejection | None:
         rate = sample.scores.characters_per_second
@@ -47,5 +45,5 @@ def _rate(sample: Sample) -> float | None:
     utterance = sample.utterances[0]
     if utterance.audio is None or not utterance.is_speech or not utterance.transcript:
         return None
-    letters = sum(c.isalnum() for c in without_tags(utterance.transcript))
-    return round(letters / utterance.audio.seconds, 3)
+    said = sum(map(str.isalnum, without_tags(utterance.transcript)))
+    return round(said / utterance.audio.seconds, 3)

@@ -24,6 +24,7 @@ from schemas.sample import Rejection, Sample
 
 _READ_AT_ONCE = 8  # samples taken in between two looks at the network
 _GRACE = 10.0  # seconds in which replies under way are still recorded when the run stops
+_TOGETHER = 0.002  # seconds in which replies that arrive are recorded with one commit
 _ASK_AGAIN = frozenset({"reply_empty", "reply_not_json", "reply_breaks_schema"})
 
 Pending = deque["Sample | asyncio.Task[list[Sample]]"]
@@ -169,31 +170,37 @@ class Generate(Stage):
 
 
 class _Recorder:
-    """Records answers together that arrive together: one commit a turn of the loop."""
+    """Records answers together that arrive together, in one commit."""
 
     def __init__(self, memo: Memo, loop: asyncio.AbstractEventLoop) -> None:
         self._memo, self._loop = memo, loop
         self._waiting: list[tuple[bytes, bytes]] = []
-        self._recorded: asyncio.Future[None] | None = None
+        self._told: list[asyncio.Future[None]] = []
 
-    async def record(self, key: bytes, answer: bytes) -> None:
-        """Returns when the answer is on disk."""
-        if self._recorded is None:
-            self._recorded = self._loop.create_future()
-            self._loop.call_soon(self._flush)
+    def record(self, key: bytes, answer: bytes) -> asyncio.Future[None]:
+        """Done when the answer is on disk. It goes there even if nobody waits for it any more."""
+        if not self._waiting:
+            self._loop.call_later(_TOGETHER, self._flush)
         self._waiting.append((key, answer))
-        await asyncio.shield(self._recorded)
+        recorded = self._loop.create_future()
+        self._told.append(recorded)
+        return recorded
 
     def _flush(self) -> None:
-        recorded, answers = self._recorded, self._waiting
-        self._recorded, self._waiting = None, []
-        assert recorded is not None
+        answers, told = self._waiting, self._told
+        self._waiting, self._told = [], []
+        failure = None
         try:
             self._memo.put_all(answers)
         except OSError as error:
-            recorded.set_exception(error)
-        else:
-            recorded.set_result(None)
+            failure = error
+        for recorded in told:
+            if recorded.cancelled():
+                continue
+            if failure is None:
+                recorded.set_result(None)
+            else:
+                recorded.set_exception(failure)
 
 
 def _read(question: Question, completion: Completion) -> Reply | str | Rejection:

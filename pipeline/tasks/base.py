@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Annotated, Any, ClassVar
 
 from msgspec.structs import replace
@@ -20,16 +21,21 @@ from schemas.sample import Sample
 from schemas.utterance import Utterance
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Brief:
     """What a task gets beside the draft, to make a sample of it."""
 
     prompts: PromptSet
     """In the language of the instruction."""
-    rng: random.Random
-    """Seeded by the sample."""
+    seed: tuple[object, ...]
+    """What the sample's seed is derived from."""
     held_out: bool
     """Whether the sample is for evaluation: its instruction is drawn from those never trained on."""
+
+    @cached_property
+    def rng(self) -> random.Random:
+        """Draws what the task leaves to chance."""
+        return seeds.rng(*self.seed)
 
     @property
     def language(self) -> str:
@@ -41,6 +47,8 @@ class Task(Options):
     """One kind of example. Subclasses are plugins: one file, and one folder of prompts, each."""
 
     is_plugin: ClassVar[bool] = True
+    key: ClassVar[str]
+    """The task's name: that of its file."""
     uses_llm: ClassVar[bool] = False
     kinds: ClassVar[tuple[str, ...]] = ("default",)
     """The questions that the task asks; its prompts have paraphrases of each."""
@@ -58,6 +66,10 @@ class Task(Options):
 
     weight: Annotated[float, Field(gt=0)] = 1.0
     """How often the task is drawn, against the other tasks that fit an utterance."""
+
+    def __init_subclass__(cls, **arguments: Any) -> None:
+        super().__init_subclass__(**arguments)
+        cls.key = cls.__module__.rpartition(".")[2]
 
     def fits(self, utterance: Utterance) -> bool:
         """Whether the task can be set for an utterance, as far as its text and labels say."""
@@ -115,11 +127,6 @@ class Task(Options):
             evidence=evidence,
             provenance=replace(draft.provenance, instruction=name, prompt=brief.prompts.digest),
         )
-
-    @property
-    def key(self) -> str:
-        """The task's name: that of its file."""
-        return type(self).__module__.rpartition(".")[2]
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,9 +214,11 @@ class Briefing:
 
     def __call__(self, task: Task, utterance: Utterance, split: str) -> Brief:
         there = self._known.get(task.key) or self._known.setdefault(task.key, self.languages(task))
-        if self._languages:
+        if len(self._languages) == 1:
+            language = there[0]
+        elif self._languages:
             language = there[seeds.derive(self._seed, utterance.id, task.key, "language") % len(there)]
         else:
             language = base(utterance.language) if base(utterance.language) in there else "en"
-        rng = seeds.rng(self._seed, utterance.id, task.key)
-        return Brief(self._prompts.get(task.key, language), rng, split == "test")
+        seed = (self._seed, utterance.id, task.key)
+        return Brief(self._prompts.get(task.key, language), seed, split == "test")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from msgspec.structs import replace
 
 from pipeline.filters.answerable import Answerable
 from pipeline.tasks.transcription import Transcription
@@ -39,7 +40,7 @@ SAID = {
     ],
 )
 def test_evidence_that_is_said(language: str, evidence: str) -> None:
-    sample = asked(SAID[language], "?", "Answer.", evidence, language)
+    sample = asked(SAID[language], "Why?", "Answer.", evidence, language)
     assert verdict(Answerable(), sample) is None
 
 
@@ -63,7 +64,7 @@ def test_evidence_that_is_said(language: str, evidence: str) -> None:
     ],
 )
 def test_evidence_that_is_not_said(language: str, evidence: str) -> None:
-    sample = asked(SAID[language], "?", "Answer.", evidence, language)
+    sample = replace(asked(SAID[language], "Why?", "Answer.", "Evidence.", language), evidence=evidence)
     assert verdict(Answerable(), sample) == "not_answerable"
 
 
@@ -77,14 +78,14 @@ def test_evidence_that_is_not_said(language: str, evidence: str) -> None:
     ],
 )
 def test_how_it_is_typed_does_not_matter(transcript: str, evidence: str) -> None:
-    assert verdict(Answerable(), asked(transcript, "?", "Answer.", evidence)) is None
+    assert verdict(Answerable(), asked(transcript, "Why?", "Answer.", evidence)) is None
 
 
 def test_each_real_sentence_is_evidence_for_itself() -> None:
     for language in ("en", "ru", "pt"):
         for sentence in sentences(language):
             half = " ".join(sentence.split()[: len(sentence.split()) // 2])
-            assert verdict(Answerable(), asked(sentence, "?", sentence, half, language)) is None, sentence
+            assert verdict(Answerable(), asked(sentence, "Why?", sentence, half, language)) is None, sentence
 
 
 NO_ANSWERS = {
@@ -180,13 +181,13 @@ ANSWERS = {
 @pytest.mark.parametrize(("language", "answer"), [(lang, a) for lang, found in NO_ANSWERS.items() for a in found])
 def test_no_answer(language: str, answer: str) -> None:
     evidence = " ".join(SAID[language].split()[:3])
-    assert verdict(Answerable(), asked(SAID[language], "?", answer, evidence, language)) == "not_answerable"
+    assert verdict(Answerable(), asked(SAID[language], "Why?", answer, evidence, language)) == "not_answerable"
 
 
 @pytest.mark.parametrize(("language", "answer"), [(lang, a) for lang, found in ANSWERS.items() for a in found])
 def test_an_answer(language: str, answer: str) -> None:
     evidence = " ".join(SAID[language].split()[:3])
-    assert verdict(Answerable(), asked(SAID[language], "?", answer, evidence, language)) is None
+    assert verdict(Answerable(), asked(SAID[language], "Why?", answer, evidence, language)) is None
 
 
 def test_the_speaker_may_say_that_something_is_not_said() -> None:
@@ -211,4 +212,4 @@ def test_only_what_names_its_evidence_is_judged() -> None:
 
 
 def test_what_is_rejected_is_not_judged_again() -> None:
-    assert untouched(Answerable(), [asked(SAID["en"], "?", "Unknown.", "nothing").reject("reply_refused")])
+    assert untouched(Answerable(), [asked(SAID["en"], "Why?", "Unknown.", "nothing").reject("reply_refused")])
