@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Self
 
-from pydantic import PositiveFloat
+from pydantic import PositiveFloat, model_validator
 
 from pipeline.stage import Filter
 from schemas.sample import Rejection, Sample
@@ -17,6 +17,12 @@ class Duration(Filter):
 
     shortest: PositiveFloat = 0.3
     longest: PositiveFloat = 30.0
+
+    @model_validator(mode="after")
+    def _leave_something(self) -> Self:
+        if self.shortest >= self.longest:
+            raise ValueError(f"shortest ({self.shortest:g} s) must be less than longest ({self.longest:g} s)")
+        return self
 
     def reason(self, sample: Sample) -> Rejection | None:
         audio = sample.utterances[0].audio

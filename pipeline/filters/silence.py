@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Annotated, ClassVar
+
+from pydantic import Field
 
 from pipeline.stage import Filter
 from schemas.sample import Rejection, Sample
@@ -13,7 +15,7 @@ class Silence(Filter):
 
     before_tasks: ClassVar[bool] = True
 
-    quietest: float = -65.0
+    quietest: Annotated[float, Field(ge=-120, le=0)] = -65.0
     """dBFS. Speech that was recorded very low lies around -60, its noise floor around -75."""
 
     def reason(self, sample: Sample) -> Rejection | None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Self
 
-from pydantic import PositiveFloat
+from pydantic import PositiveFloat, model_validator
 
 from pipeline.stage import Filter, with_scores
 from pipeline.text import spaced, without_tags
@@ -23,6 +23,13 @@ class SpeechRate(Filter):
     fastest: PositiveFloat = 30.0
     fastest_unspaced: PositiveFloat = 12.0
     """For Chinese, Japanese, Thai and other languages with more in a character."""
+
+    @model_validator(mode="after")
+    def _leave_something(self) -> Self:
+        fastest = min(self.fastest, self.fastest_unspaced)
+        if self.slowest >= fastest:
+            raise ValueError(f"slowest ({self.slowest:g}) must be less than what is fastest ({fastest:g})")
+        return self
 
     def judge(self, sample: Sample) -> Sample:
         return super().judge(with_scores(sample, characters_per_second=_rate(sample)))

@@ -21,8 +21,9 @@ class Transcript(Filter):
         utterance = sample.utterances[0]
         if not utterance.is_speech:
             return None
-        if not without_tags(utterance.transcript):
+        text = without_tags(utterance.transcript)
+        if not text:
             return Rejection("transcript_empty", utterance.transcript) if self.needed else None
-        if is_placeholder(utterance.transcript):
+        if is_placeholder(text):
             return Rejection("transcript_placeholder", utterance.transcript)
         return None
