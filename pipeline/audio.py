@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import io
 import math
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -41,6 +43,7 @@ _AAC_PADDING = 4096  # samples
 _PADDING = {"MPEG_LAYER_III": 2 * 1152}  # samples that encoders add, and that not all headers leave out
 _BLOCK = 2**22  # values read at a time: what a damaged header promises is not allocated
 _PLACEHOLDER = 0x7FFFF000  # bytes; headers written into a pipe claim this or more
+_OGG_PAGE = 27 + 255 + 255 * 255  # bytes at most (RFC 3533)
 _SHORTER = re.compile(r"^\s*(?:data|SSND|Data Size|riff|Riff size)\s*: (\d+) \(should be (\d+)\)", re.MULTILINE)
 """What libsndfile logs of a file that has fewer bytes than its header says."""
 _SPHERE_COUNT = re.compile(rb"sample_count -i (\d+)")
@@ -132,9 +135,23 @@ def _head(file: Path | bytes) -> tuple[bytes, int]:
         raise AudioError(f"{file} cannot be opened: {getattr(error, 'strerror', None) or error}") from error
 
 
-def _open(file: Path | bytes, raw: RawFormat | None) -> soundfile.SoundFile:
-    source = io.BytesIO(file) if isinstance(file, bytes) else str(file)
+class _Bytes(io.BytesIO):
+    """The bytes of a file. A damaged header makes libsndfile seek to before its beginning: no place to go."""
+
+    def seek(self, offset: int, whence: int = 0, /) -> int:
+        try:
+            return super().seek(offset, whence)
+        except (ValueError, OverflowError):  # raised in a callback from C, it would be printed with its traceback
+            return self.tell()
+
+
+def _open(file: Path | bytes, raw: RawFormat | None, head: bytes) -> soundfile.SoundFile:
+    source = _Bytes(file) if isinstance(file, bytes) else str(file)
     if raw is None:
+        if isinstance(source, str) and head.startswith(b"\xff"):
+            # Beside an MP3 without a tag, libsndfile takes what macOS writes as `._NAME` for the header of
+            # a Sound Designer file. A descriptor has no name.
+            return soundfile.SoundFile(os.open(source, os.O_RDONLY))
         return soundfile.SoundFile(source)
     return soundfile.SoundFile(
         source, samplerate=raw.sampling_rate, channels=raw.channels, subtype=raw.subtype, format="RAW"
@@ -203,6 +220,20 @@ def _promised(sound: soundfile.SoundFile, head: bytes) -> int:
     return frames
 
 
+def _check_ogg(file: Path | bytes) -> None:
+    """Complains if the last page of an Ogg file is not whole: libsndfile then reads up to the page before."""
+    if isinstance(file, bytes):
+        tail = file[-2 * _OGG_PAGE :]
+    else:
+        with open(file, "rb") as stream:
+            stream.seek(max(0, file.stat().st_size - 2 * _OGG_PAGE))
+            tail = stream.read()
+    page = tail[tail.rfind(b"OggS") :]  # a header of 27 bytes, the last of which counts the sizes that follow
+    sizes = page[27 : 27 + page[26]] if len(page) > 26 else b""
+    if len(page) < 27 + len(sizes) + sum(sizes) or not sizes:
+        raise AudioError("is cut off: its last page is not whole")
+
+
 def _read(sound: soundfile.SoundFile, stretch: _Stretch) -> Samples:
     skip = stretch.first
     if skip > sound.frames:
@@ -236,6 +267,16 @@ def _checked(samples: Samples) -> Samples:
     return samples
 
 
+def _claimed_seconds(container: Any, stream: Any) -> float:
+    """How long a file says it is; 0 where it does not."""
+    if container.format.name == "aac":  # nothing but frames: FFmpeg guesses from the rate of the first ones
+        return 0.0
+    if stream.duration:
+        return float(stream.duration * stream.time_base)
+    # Of WebM only the whole has a duration, in microseconds; beside a film, the sound may be shorter.
+    return (container.duration or 0) / 1e6 if len(container.streams) == 1 else 0.0
+
+
 def _decode_pyav(file: Path | bytes, kind: str, start: float, duration: float | None) -> Decoded:
     av = require("av", extra="m4a", what=f"reading {kind}")
     try:
@@ -244,7 +285,7 @@ def _decode_pyav(file: Path | bytes, kind: str, start: float, duration: float | 
             if stream.codec_context is None:
                 raise AudioError(f"{kind} holds sound in a form for which there is no decoder")
             rate, channels = stream.rate or 0, stream.codec_context.channels
-            claimed = round(float(stream.duration * stream.time_base) * rate) if stream.duration else 0
+            claimed = round(_claimed_seconds(container, stream) * rate)
             stretch = _Stretch(start, duration, rate, claimed)
             resampler = av.AudioResampler(format="flt", layout=stream.layout, rate=rate)
             blocks = [np.zeros((0, channels), np.float32)]
@@ -296,8 +337,10 @@ def decode(
     if kind is not None and raw is None:
         return _decode_pyav(file, kind, start, duration)
     try:
-        with _open(file, raw) as sound:
+        with _open(file, raw, head) as sound:
             stretch = _Stretch(start, duration, sound.samplerate, _promised(sound, head))
+            if sound.format == "OGG" and duration is None:
+                _check_ogg(file)
             samples = _read(sound, stretch)
             stretch.check(len(samples), _PADDING.get(sound.subtype, 0))
             if sound.subtype in ("FLOAT", "DOUBLE"):
@@ -320,8 +363,10 @@ def header(file: Path | bytes, raw: RawFormat | None = None) -> Header:
         frames, channels = sound.samples.shape
         return Header(sound.sampling_rate, channels, frames / sound.sampling_rate, sound.format)
     try:
-        with _open(file, raw) as f:
+        with _open(file, raw, head) as f:
             _check_rate(f.samplerate)
+            if f.format == "OGG":
+                _check_ogg(file)
             _check_length(_promised(f, head), f.frames, f.samplerate, 0)
             return Header(f.samplerate, f.channels, f.frames / f.samplerate, f"{f.format}/{f.subtype}")
     except soundfile.LibsndfileError as error:
