@@ -30,7 +30,7 @@ $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/python
 install: $(VENV)/.installed  ## Make the environment .venv
 
 quickstart: $(VENV)/.installed  ## Install, and build a small real dataset in out/quickstart
-	$(BIN)/earwitness build quickstart
+	$(BIN)/earwitness build quickstart $(if $(LIMIT),--limit $(LIMIT))
 
 test: $(VENV)/.installed-dev  ## Install, and run the tests
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup --ignore tests/vllm

@@ -115,7 +115,8 @@ _COLUMNS = {
 def _feature(kind: pa.DataType) -> Any:
     """The Hugging Face feature of an Arrow type, as `datasets` writes it into the metadata."""
     if kind == _AUDIO:
-        return {"sampling_rate": SAMPLING_RATE, "_type": "Audio"}
+        # Rows are read as FLAC bytes: decoding would need torchcodec, and fails where that is not installed.
+        return {"sampling_rate": SAMPLING_RATE, "decode": False, "_type": "Audio"}
     if pa.types.is_list(kind):
         return {"feature": _feature(kind.value_type), "_type": "List"}
     if pa.types.is_struct(kind):

@@ -19,6 +19,7 @@ from pydantic import PositiveFloat
 from pipeline.endpoint import EndpointError
 from pipeline.llm.base import LLM, OWN_SERVER_GONE, kept_server
 
+_MADE = Path(__file__).resolve().parents[2] / ".venv-vllm" / "bin" / "vllm"  # by `make vllm`, in a checkout
 _SECRETS = ("KEY", "TOKEN", "SECRET", "PASSWORD")
 _NEEDED_SECRETS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")  # for gated models
 
@@ -29,7 +30,8 @@ class VLLM(LLM):
     gone_after: ClassVar[float | None] = OWN_SERVER_GONE
 
     executable: str = "vllm"
-    """The `vllm` command, or the Python of its environment; relative to the recipe if it begins with a dot."""
+    """The `vllm` command, or the Python of its environment; relative to the recipe if it begins with a dot.
+    Where there is no `vllm` on the PATH, that of `make vllm` is taken."""
     arguments: list[str] = []
     """Added to the command line, e.g. `[--tensor-parallel-size, "2"]`."""
     environment: dict[str, str] = {}
@@ -49,10 +51,12 @@ class VLLM(LLM):
 
     def _command(self) -> list[str]:
         found = shutil.which(self.executable)
+        if found is None and self.executable == "vllm":
+            found = shutil.which(_MADE)
         if found is None:
             raise EndpointError(
-                f"vLLM's command {self.executable!r} is not found: run `make vllm` and set `executable` to "
-                f"its bin/vllm, or serve the model elsewhere and use the engine `openai`"
+                f"vLLM's command {self.executable!r} is not found: run `make vllm`, or set `executable` to the "
+                f"bin/vllm of another environment, or serve the model elsewhere and use the engine `openai`"
             )
         executable = Path(os.path.abspath(found))
         python = executable if executable.name.startswith("python") else executable.with_name("python")

@@ -6,6 +6,13 @@ from collections.abc import Iterable, Mapping
 
 from schemas.manifest import DatasetManifest
 
+_USE = """```python
+import io, datasets, soundfile
+
+rows = datasets.load_dataset("THIS FOLDER", split="train")
+samples, sampling_rate = soundfile.read(io.BytesIO(rows[0]["audios"][0]["bytes"]))
+```
+"""
 _NO_FILES = "configs: []\n"
 
 
@@ -38,6 +45,7 @@ def _body(dataset: DatasetManifest) -> str:
         f"{dataset.recipe.get('description') or 'Spoken instructions and their responses.'}\n",
         "Made by Earwitness. Each row holds speech (`audios`, 16 kHz FLAC), a conversation about it "
         "(`messages`, one `<|audio|>` for each recording) and where both come from.\n",
+        _USE,
         table(
             ("split", "rows", "hours of speech", "speakers"),
             ((n, s.rows, f"{s.seconds / 3600:.2f}", s.speakers) for n, s in dataset.splits.items()),
