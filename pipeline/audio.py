@@ -41,6 +41,7 @@ LOUDEST = 2.0**31
 """Float samples have 1 as full scale; some hold integers. What is above this is no sound."""
 _AAC_PADDING = 4096  # samples
 _PADDING = {"MPEG_LAYER_III": 2 * 1152}  # samples that encoders add, and that not all headers leave out
+_LEAD = {"MPEG_LAYER_III": 4 * 1152}  # samples before a stretch, to which its first frames refer
 _BLOCK = 2**22  # values read at a time: what a damaged header promises is not allocated
 _PLACEHOLDER = 0x7FFFF000  # bytes; headers written into a pipe claim this or more
 _OGG_PAGE = 27 + 255 + 255 * 255  # bytes at most (RFC 3533)
@@ -239,8 +240,9 @@ def _read(sound: soundfile.SoundFile, stretch: _Stretch) -> Samples:
     if skip > sound.frames:
         _check_length(stretch.total, sound.frames, stretch.rate, 0)
     if skip and sound.seekable():
-        sound.seek(skip)
-        skip = 0
+        begin = max(0, skip - _LEAD.get(sound.subtype, 0))
+        sound.seek(begin)
+        skip -= begin
     blocks: list[Samples] = []
     left = skip + stretch.wanted
     while left > 0:
