@@ -133,12 +133,12 @@ def trainable(sent: Sent, row: Sample) -> None:
     assert [m.role for m in row.messages if m.role != "system"] == ["user", "assistant"]
     assert "".join(contents).count(AUDIO_PLACEHOLDER) == 1
     assert AUDIO_PLACEHOLDER in contents[-2]
-    assert words(row.response), sent
+    assert any(map(str.isalnum, row.response)), sent
     assert row.answer
     assert len(row.response) <= 1500
     for text in contents:
         assert text == text.strip()
-        assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff]|</?think", text), text
+        assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff]|</?think>", text), text
     if sent.task == "multiple_choice":
         assert row.response in tuple("ABCD")
         assert len(set(row.choices)) == 4
@@ -336,6 +336,14 @@ def test_thousands_of_mutated_replies(through: Through) -> None:
     }, sorted(map(str, every))  # fmt: skip
 
 
+@pytest.mark.xfail(reason="replies.plain_text takes JSON for something to be said")
+@pytest.mark.parametrize("text", ['{"sentiment": "positive"}', '{"reply": "Bom dia."}', '[{"a": 1}]', "null"])
+def test_json_is_nothing_to_be_said(through: Through, text: str) -> None:
+    for sent in [s for s in REAL if s.task in ("reply", "summary", "continuation") and s.language == "pt"]:
+        (rows,) = through([sent._replace(text=text)])
+        assert rows[0].rejected is not None
+
+
 @pytest.mark.xfail(reason="Completion.from_response takes counts of tokens that no column of 64 bits can hold")
 def test_a_server_that_cannot_count(through: Through) -> None:
     body = '{"choices": [{"message": {"content": "Fine."}}], "usage": {"prompt_tokens": 1e22}}'
@@ -379,7 +387,7 @@ def test_the_parser_takes_anything(text: str) -> None:
     for model in (QuestionAnswers, Sentiment):
         assert isinstance(replies.structure(text, model), model | Rejection)
     said = replies.plain_text(text)
-    assert isinstance(said, Rejection) or words(said)
+    assert isinstance(said, Rejection) or any(map(str.isalnum, said))
 
 
 def test_what_is_wrong_is_told_in_the_detail() -> None:

@@ -25,4 +25,4 @@ class Label(LabelTask):
         return self.name
 
     def values(self, choices: str, label: str, brief: Brief) -> dict[str, str]:
-        return {"choices": choices, "label": label, "field": brief.prompts.name(self.name)}
+        return {"choices": choices, "label": label, "field": brief.prompts.name(self.name).replace("_", " ")}

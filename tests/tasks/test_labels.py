@@ -10,13 +10,14 @@ import pytest
 from pydantic import ValidationError
 
 from pipeline import plugins
+from pipeline.tasks.emotion import Emotion
 from pipeline.tasks.gender import Gender
 from pipeline.tasks.intent import Intent
 from pipeline.tasks.label import Label
 from pipeline.tasks.slots import Slots
 from schemas.conversation import AUDIO_PLACEHOLDER
 from schemas.sample import Sample
-from tests.examples import draft, make, utterance
+from tests.examples import LANGUAGES, draft, make, utterance
 
 
 def question(sample: Sample) -> str:
@@ -48,6 +49,16 @@ def test_values_are_said_in_the_language_of_the_instruction(language: str, said:
         sample = make(Gender(), draft("words", labels={"gender": value}), language=language)
         assert name in sample.response.lower()
         assert value not in sample.response.split()
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_abbreviations_are_not_said(language: str) -> None:
+    for value in ("m", "f", "man", "woman", "male_masculine", "female_feminine", "male", "female"):
+        same = {"m": "male", "f": "female"}[value[0] if value[0] in "mf" else "f" if value == "woman" else "m"]
+        samples = [make(Gender(), draft("words", labels={"gender": v}), language=language) for v in (value, same)]
+        assert samples[0].answer == samples[1].answer, value
+    for value in ("ang", "dis", "fea", "hap", "neu", "sur", "exc", "fru"):
+        assert len(make(Emotion(), draft("words", labels={"emotion": value}), language=language).answer) > 3, value
 
 
 def test_half_of_the_questions_list_the_choices_shuffled() -> None:
@@ -85,6 +96,13 @@ def test_the_general_one_names_its_label() -> None:
     sample = make(task, draft("слова", "ru", labels={"age": "thirties"}))
     assert "возраст" in question(sample).lower()
     assert "30–39 лет" in sample.response
+    for language, name in (("en", "native language"), ("ru", "родной язык"), ("pt", "língua materna")):
+        sample = make(
+            Label(name="native_language"), draft("words", labels={"native_language": "thai"}), language=language
+        )
+        assert name in question(sample).lower()
+    sample = make(Label(name="noise_level"), draft("words", labels={"noise_level": "low"}))
+    assert "noise level" in question(sample).lower()
     with pytest.raises(ValidationError, match="name"):
         Label()
     with pytest.raises(ValidationError, match="choises"):
