@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import audio, plugins
-from pipeline.readers.base import CorpusError, Reader, audio_files
+from pipeline.readers.base import CorpusError, Reader, audio_files, files
 from pipeline.text import is_placeholder, without_tags
 from schemas.utterance import Utterance
 
@@ -74,20 +74,23 @@ def find(path: Path, depth: int = 0) -> Iterator[Found]:
     own = list(_recognised(path))
     if own:
         yield from own
+        if path.is_dir():  # what lies packed beside a listing is a corpus of its own
+            packed = (p for p in files(path) if p.suffix.lower() in _ARCHIVES)
+            yield from (found for p in packed for found in _recognised(p))
         return
     if not path.is_dir():
         return
     inside = sorted(p for p in path.iterdir() if not p.name.startswith(".") and p.name != "__pycache__")
     folders = [p for p in inside if p.is_dir()] if depth < _DEEPEST else []
-    files = [f for p in inside if p.suffix.lower() in _ARCHIVES and p.is_file() for f in _recognised(p)]
+    packed = [f for p in inside if p.suffix.lower() in _ARCHIVES and p.is_file() for f in _recognised(p)]
     below = [f for folder in folders for f in find(folder, depth + 1)]
-    layouts = [*files, *(f for f in below if f.reader != _LAST)]
+    layouts = [*packed, *(f for f in below if f.reader != _LAST)]
     if not layouts:  # nothing but audio: one corpus, however it is divided into folders
         options = plugins.load("readers", _LAST).recognise(path)
         if options is not None:
             yield Found(_LAST, path, options)
         return
-    yield from files
+    yield from packed
     yield from below
 
 
