@@ -1,0 +1,93 @@
+"""A finished folder as others see it: `datasets` alone, soundfile alone, and what keeps train from test."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+import soundfile
+
+from tests.building import build
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, corpus: Path) -> Path:
+    place = tmp_path_factory.mktemp("dataset")
+    recipe = place / "small.yaml"
+    recipe.write_text(
+        f"name: small\ncorpora: [{{reader: jsonl, name: tones, path: {corpus}, licence: CC0-1.0}}]\n"
+        "tasks: {transcription: , keyword_spotting: , speaker_count: }\nsplit: {test: 0.4}\n"
+        "samples_per_utterance: all\nfilters: {duration: {longest: 3.5}, duplicates: false}\n"
+        "shards: {utterances: 5, rows_per_batch: 4}\n"
+    )
+    build(recipe, place / "out")
+    return place / "out"
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+
+
+def rows_of(folder: Path) -> dict[str, int]:
+    manifest = json.loads((folder / "dataset.json").read_text())
+    return {name: split["rows"] for name, split in manifest["splits"].items()}
+
+
+def test_load_dataset(folder: Path) -> None:
+    found = datasets.load_dataset(str(folder))
+    assert {name: len(split) for name, split in found.items()} == rows_of(folder)
+    for row in found["train"]:
+        for audio, speech in zip(row["audios"], row["utterances"], strict=True):
+            samples, rate = soundfile.read(io.BytesIO(audio["bytes"]))
+            assert (rate, samples.ndim) == (16_000, 1)
+            assert len(samples) / rate == pytest.approx(speech["seconds"])
+            assert np.abs(samples).max() > 0.01
+        assert sum(m["content"].count("<|audio|>") for m in row["messages"]) == len(row["audios"])
+        assert row["rejected"] is None
+
+
+def test_streaming(folder: Path) -> None:
+    stream = datasets.load_dataset(str(folder), split="test", streaming=True)
+    assert sum(1 for _ in stream) == rows_of(folder)["test"]
+
+
+def test_rejected_rows_are_a_configuration(folder: Path) -> None:
+    found = datasets.load_dataset(str(folder), "rejected")
+    reasons = {row["rejected"] for split in found.values() for row in split}
+    assert "too_long" in reasons
+    assert None not in reasons
+
+
+def test_load_from_disk_maps_the_shards(folder: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    found = datasets.load_from_disk(str(folder))
+    assert {name: len(split) for name, split in found.items()} == rows_of(folder)
+    assert {Path(f["filename"]).parent.name for f in found["train"].cache_files} == {"train"}
+    assert next(iter(found["test"]))["split"] == "test"
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before, "nothing is copied or written"
+
+
+def test_no_speaker_and_no_paraphrase_is_in_both_splits(folder: Path) -> None:
+    found = datasets.load_from_disk(str(folder))
+    speakers, paraphrases = {}, {}
+    for name, split in found.items():
+        heard = [speech for row in split for speech in row["utterances"]]
+        speakers[name] = {s["speaker"] for s in heard} | {p["speaker"] for s in heard for p in s["parts"]}
+        paraphrases[name] = {row["provenance"]["instruction"] for row in split}
+    assert speakers["train"] - {None}
+    assert speakers["test"] - {None}
+    assert not (speakers["train"] & speakers["test"]) - {None}
+    assert not paraphrases["train"] & paraphrases["test"]
+
+
+def test_the_card_is_true(folder: Path) -> None:
+    card = (folder / "README.md").read_text()
+    for name, rows in rows_of(folder).items():
+        assert f"| {name} | {rows} |" in card
+    assert "too_long" in card
+    assert "CC0-1.0" in card
