@@ -21,6 +21,7 @@ from schemas.utterance import Audio, Utterance
 
 ROOT = Path(__file__).resolve().parent.parent
 LANGUAGES = ("en", "ru", "pt")
+PROMPTS = Prompts()
 
 
 def sentences(language: str) -> list[str]:
@@ -58,7 +59,7 @@ def companions(sample: Sample, *others: Utterance) -> Sample:
 
 def brief(task: Task, sample: Sample, *, seed: int = 0, language: str | None = None) -> Brief:
     """The task's brief for a draft; `language` is the instruction's, the speech's if omitted."""
-    briefing = Briefing(Prompts(), seed, [language] if language else [])
+    briefing = Briefing(PROMPTS, seed, [language] if language else [])
     return briefing(task, sample.utterances[0], sample.split)
 
 
