@@ -96,7 +96,7 @@ class _Library:
 
     def say(self, text: str, voice: str) -> bytes:
         """16-bit samples at `rate`."""
-        if voice.partition("+")[0] not in _names() or self._c.espeak_SetVoiceByName(voice.encode()) != 0:
+        if not _names().issuperset(voice.split("+")) or self._c.espeak_SetVoiceByName(voice.encode()) != 0:
             raise SpeechError(f"eSpeak NG has no voice {voice!r}")
         content = text.encode()
         if self._c.espeak_Synth(content, len(content) + 1, 0, 1, 0, _CHARS_UTF8, None, None) != 0:
