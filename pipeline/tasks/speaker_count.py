@@ -39,7 +39,8 @@ class SpeakerCount(Task):
     """Seconds of a mixture."""
 
     def fits(self, utterance: Utterance) -> bool:
-        return utterance.is_speech and utterance.speaker is not None
+        # Companions of synthetic speech are never spoken, so the answer would always be one.
+        return utterance.is_speech and utterance.speaker is not None and utterance.voice is None
 
     def make(self, draft: Sample, brief: Brief) -> Iterable[Sample]:
         others = _distinct(draft)

@@ -147,6 +147,7 @@ def test_two_utterances_of_one_speaker_are_one() -> None:
 def test_speakers_must_be_known_to_be_counted() -> None:
     assert SpeakerCount().fits(utterance("", speaker="c/s"))
     assert not SpeakerCount().fits(utterance("words", speaker=None))
+    assert not SpeakerCount().fits(utterance("words", voice="en+f1")), "nobody would ever speak beside it"
     for wrong in ({"most": 1}, {"most": 5}, {"longest": 0.0}, {"least": 2}):
         with pytest.raises(ValidationError):
             SpeakerCount(**wrong)
