@@ -75,8 +75,7 @@ def find(path: Path, depth: int = 0) -> Iterator[Found]:
     if own:
         yield from own
         if path.is_dir():  # what lies packed beside a listing is a corpus of its own
-            packed = (p for p in files(path) if p.suffix.lower() in _ARCHIVES)
-            yield from (found for p in packed for found in _recognised(p))
+            yield from (found for p in files(path) if p.suffix.lower() in _ARCHIVES for found in _recognised(p))
         return
     if not path.is_dir():
         return
