@@ -33,6 +33,8 @@ def plain_text(reply: str) -> str | Rejection:
     text = _cleaned_text(text)
     if len(text) > 1 and _QUOTES.get(text[0]) == text[-1] and text[0] not in text[1:-1]:
         text = text[1:-1].strip()
+    if _is_structure(text):
+        return Rejection("reply_not_text", _short(text))
     return text if any(c.isalnum() for c in text) else Rejection("reply_empty", "there is nothing to say in it")
 
 
@@ -62,6 +64,16 @@ def structure(reply: str, model: type[Structure]) -> Structure | Rejection:
 
 def _without_thoughts(reply: str) -> str:
     return _THOUGHT.sub("", _THINKING.sub("", reply)) if "<" in reply else reply
+
+
+def _is_structure(text: str) -> bool:
+    """Whether a text is JSON that nobody says: an object, a list or null. A number may well be an answer."""
+    if not text.startswith(("{", "[", "null")):
+        return False
+    try:
+        return not isinstance(orjson.loads(text), (str, int, float))
+    except orjson.JSONDecodeError:
+        return False
 
 
 def _whole_object(text: str) -> object:

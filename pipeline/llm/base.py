@@ -68,11 +68,16 @@ class Completion:
                 # A lone surrogate is no text: it cannot be stored, and nobody can say it.
                 (choice["message"].get("content") or "").encode("utf-8", "replace").decode(),
                 str(choice.get("finish_reason") or "stop"),
-                int(usage.get("prompt_tokens") or 0),
-                int(usage.get("completion_tokens") or 0),
+                _count(usage.get("prompt_tokens")),
+                _count(usage.get("completion_tokens")),
             )
         except (orjson.JSONDecodeError, KeyError, IndexError, TypeError, AttributeError) as error:
             raise ValueError(f"not the answer of a chat completions endpoint: {body[:200]!r}") from error
+
+
+def _count(tokens: object) -> int:
+    """A server's count; 0 for one that cannot be."""
+    return int(tokens) if isinstance(tokens, (int, float)) and 0 <= tokens < 2**40 else 0
 
 
 class Prices(Options):

@@ -25,7 +25,7 @@ from schemas.sample import Rejection, Sample
 _READ_AT_ONCE = 8  # samples taken in between two looks at the network
 _GRACE = 10.0  # seconds in which replies under way are still recorded when the run stops
 _TOGETHER = 0.002  # seconds in which replies that arrive are recorded with one commit
-_ASK_AGAIN = frozenset({"reply_empty", "reply_not_json", "reply_breaks_schema"})
+_ASK_AGAIN = frozenset({"reply_empty", "reply_not_text", "reply_not_json", "reply_breaks_schema"})
 
 Pending = deque["Sample | asyncio.Task[list[Sample]]"]
 

@@ -17,6 +17,7 @@ from schemas import replies
 from schemas.sample import Sample
 
 LETTERS = "ABCD"
+_LETTERED = re.compile(r"\(?[A-Da-d][.):]\s+(?=\S)")
 
 
 class MultipleChoice(LLMTask):
@@ -28,8 +29,11 @@ class MultipleChoice(LLMTask):
 
     def answer(self, draft: Sample, brief: Brief, reply: replies.MultipleChoice) -> Iterable[Sample]:
         options = [reply.correct, *reply.wrong]
+        if all(_LETTERED.match(option) for option in options):  # we give them letters ourselves
+            options = [_LETTERED.sub("", option, count=1) for option in options]
+        correct = options[0]
         brief.rng.shuffle(options)
-        letter = LETTERS[options.index(reply.correct)]
+        letter = LETTERS[options.index(correct)]
         listed = "\n".join(f"{name}. {option}" for name, option in zip(LETTERS, options, strict=True))
         sample = self.sample(
             alone(draft),

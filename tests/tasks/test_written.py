@@ -168,6 +168,15 @@ def test_the_right_option_stands_behind_the_letter_and_each_letter_is_as_frequen
     assert len(orders) == 24
 
 
+def test_letters_of_the_llms_own_are_taken_off() -> None:
+    lettered = choice(correct="A) stew", wrong=["B) fish", "C) a soup", "D) bread"])
+    (row,) = answered(MultipleChoice(), draft(STEW), lettered)
+    assert sorted(row.choices) == ["a soup", "bread", "fish", "stew"]
+    assert row.choices["ABCD".index(row.answer)] == "stew"
+    (row,) = answered(MultipleChoice(), draft(STEW), choice(correct="a. m.", wrong=["noon", "p. m.", "midnight"]))
+    assert "a. m." in row.choices
+
+
 @pytest.mark.parametrize("wrong", [["Stew.", "soup", "bread"], ["fish", "fish", "bread"], ["fish", "FISH!", "bread"]])
 def test_equal_options_are_rejected(wrong: list[str]) -> None:
     (row,) = answered(MultipleChoice(), draft(STEW), choice(wrong=wrong))
