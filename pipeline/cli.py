@@ -91,16 +91,22 @@ def corpora(
     """Find the corpora below a path: how to read them, what is in them, and what is wrong."""
     found = list(surveying.find(path.resolve()))
     if not found:
-        raise CorpusError(f"{path}: no corpus is recognised below it. Name its reader in a recipe; see the README")
+        where = "below it" if path.is_dir() else "in it"
+        raise CorpusError(f"{path}: no corpus is recognised {where}. Name its reader in a recipe; see the README")
+    failed = 0
     for corpus in found:
         try:
             with console.status(f"reading {corpus.path}"):
                 result = surveying.survey(corpus, headers=headers)
         except (CorpusError, MissingExtra) as error:
             errors.print(f"[red]{corpus.path}[/red] ({corpus.reader}): {error}")
+            failed += 1
             continue
         _show_survey(result)
-    console.print(f"{len(found)} corpora. Put an entry under `corpora:` of a recipe.")
+    count = len(found) - failed
+    console.print(f"{count} {'corpus' if count == 1 else 'corpora'}. Put an entry under `corpora:` of a recipe.")
+    if not count:
+        raise typer.Exit(1)
 
 
 def inspect(
@@ -292,10 +298,14 @@ def _fields(struct: Any) -> list[tuple[str, Any]]:
     return [(name, getattr(struct, name)) for name in struct.__struct_fields__]
 
 
+def _hours(seconds: float) -> str:
+    return f"{seconds / 3600:.2f} h" if seconds >= 360 else f"{seconds / 3600:.2f} h ({seconds:.1f} s)"
+
+
 def _show_survey(result: surveying.Survey) -> None:
     text = Text()
     text.append(f"{result.utterances} utterances, {result.with_transcript} with a transcript, ")
-    text.append(f"{result.seconds / 3600:.2f} h, {len(result.speakers)} speakers\n")
+    text.append(f"{_hours(result.seconds)}, {len(result.speakers)} speakers\n")
     for name, counts in (
         ("languages", result.languages),
         ("rates", result.rates),

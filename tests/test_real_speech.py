@@ -202,6 +202,11 @@ def test_every_row_is_accounted_for(built: Built) -> None:
         assert re.fullmatch("[a-z]+(_[a-z]+)*", sample.rejected)
 
 
+def test_no_row_says_where_the_corpora_lie(built: Built, speech: Path) -> None:
+    told = [s for s in [*built.kept, *built.rejected] if str(speech) in f"{s.id} {s.detail} {s.utterances[0].source}"]
+    assert not told
+
+
 def test_broken_files_have_the_right_reason(built: Built, known: dict[str, Entry]) -> None:
     found = outcomes(built)
     for path, entry in known.items():

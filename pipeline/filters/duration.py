@@ -29,7 +29,7 @@ class Duration(Filter):
         if audio is None:
             return None
         if audio.seconds < self.shortest:
-            return Rejection("too_short", f"{audio.seconds:.2f} s, at least {self.shortest:g} s are asked for")
+            return Rejection("too_short", f"{audio.seconds:.6g} s, at least {self.shortest:g} s are asked for")
         if audio.seconds > self.longest:
-            return Rejection("too_long", f"{audio.seconds:.2f} s, at most {self.longest:g} s are asked for")
+            return Rejection("too_long", f"{audio.seconds:.6g} s, at most {self.longest:g} s are asked for")
         return None

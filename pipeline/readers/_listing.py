@@ -66,7 +66,7 @@ class Listing:
             within = self._within(path)
             if within is None:
                 hint = "if it is meant, set audio_root to a folder above it"
-                return AudioSource(path), f"path_outside_corpus: {path} is not below {self._base}; {hint}"
+                return AudioSource(path), f"path_outside_corpus: {path} is not below {self._prefix or 'the corpus'}; {hint}"
             path = within
         known = self._known.get(path)
         if known is None:
@@ -79,5 +79,5 @@ class Listing:
             relative = path[len(self._inside) :]
         else:
             relative = self._prefix + path
-        problem = None if known else f"audio_missing: {path} is not in {self._base}"
+        problem = None if known else f"audio_missing: {relative} is not there"
         return AudioSource(relative, None, start, duration, channel, identity=known), problem

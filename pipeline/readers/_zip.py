@@ -65,7 +65,7 @@ class Members:
         name = beside if beside in self._known else path
         info = self._known.get(name)
         if info is None:
-            return AudioSource(self._path.name, path), f"audio_missing: {path} is not in {self._path}"
+            return AudioSource(self._path.name, path), f"audio_missing: {path} is not in {self._path.name}"
         self._named.add(name)
         if info.file_size > ARCHIVE_LIMIT:
             return AudioSource(self._path.name, name), f"audio_unreadable: {name} is over 512 MB in {self._path}"

@@ -160,6 +160,8 @@ class Reader(Options):
             speaker = spoken_by
         if problem is None and source is not None and source.identity == "":
             problem = _why_absent(source.path)
+        if problem is not None:
+            problem = self.portable(problem)
         return Utterance(
             id=f"{name}/{clean(key)}",
             corpus=name,
@@ -191,6 +193,10 @@ class Reader(Options):
         absent = name != relative or leads_out(relative)
         known = "" if absent else identity(f"{self._root_text}/{relative}")
         return AudioSource(name, identity=known, **place)
+
+    def portable(self, text: str) -> str:
+        """A message without the path of the corpus: no row depends on where that lies."""
+        return text.replace(f"{self._root_text}/", "").replace(self._root_text, self.name)
 
     @cached_property
     def _root_text(self) -> str:

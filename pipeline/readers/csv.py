@@ -135,7 +135,7 @@ class Csv(Reader):
             problem = f"malformed_row: {where}: {error}"
         key = get.get("key") or (path if cut is None else f"{path}@{start or 0.0:g}")
         return self.utterance(
-            key or where,
+            key or self.portable(where),
             source=source,
             transcript=get.get("transcript"),
             speaker=get.get("speaker"),

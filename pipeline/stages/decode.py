@@ -36,7 +36,8 @@ class Decode(Stage):
         try:
             first = self._heard(first)
         except (audio.AudioError, OSError) as error:
-            yield sample.reject("audio_unreadable", f"{first.source}: {error}")
+            told = self._readers[first.corpus].portable(str(error))
+            yield sample.reject("audio_unreadable", f"{first.source}: {told}")
             return
         if others and self._hears_companions(sample):
             others = [self._heard_if_possible(u) for u in others]

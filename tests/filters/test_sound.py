@@ -38,7 +38,7 @@ def test_duration_has_its_bounds_from_the_recipe() -> None:
     task = Duration(shortest=2.0, longest=4.0)
     assert [verdict(task, lasting(s)) for s in (1.9, 2.0, 4.0, 4.1)] == ["too_short", None, None, "too_long"]
     (row,) = task([lasting(1.234)])
-    assert row.detail == "1.23 s, at least 2 s are asked for"
+    assert row.detail == "1.234 s, at least 2 s are asked for"
 
 
 @pytest.mark.parametrize(

@@ -66,7 +66,7 @@ class TestColumns:
         assert reasons(found) == {
             "8": "audio_missing",
             "9": "malformed_row",
-            f"{tmp_path / 'meta.txt'}:4": "malformed_row",
+            "meta.txt:4": "malformed_row",
         }
         assert the(found, "9").problem.endswith("meta.txt:3: it names no audio")
         complaint = wrong("csv", tmp_path / "meta.txt", **options | {"columns": {"key": 0}})
@@ -190,20 +190,19 @@ class TestRows:
         found = read("csv", tmp_path)
         assert [u.id for u in found].count("c/twice") == 2
         assert said(u for u in found if u.id != "c/twice") == {"ok": "words"}
-        where = tmp_path / "list.csv"
         assert reasons(found) == {
             "none": "audio_missing",
             **dict.fromkeys("short long length nan rate rate2 start channel".split(), "malformed_row"),
             "no file": "malformed_row",
-            f"{where}:13": "malformed_row",
+            "list.csv:13": "malformed_row",
             "out": "path_outside_corpus",
         }
-        assert f"{where}:4: it has 3 columns, 7 are expected" in the(found, "short").problem
-        assert f"{where}:5: it has 8 columns, 7 are expected" in the(found, "long").problem
-        assert f"{where}:6: could not convert string to float: 'long'" in the(found, "length").problem
-        assert f"{where}:7: a number is expected, not 'nan'" in the(found, "nan").problem
-        assert f"{where}:9: a whole number is expected, not '0.5'" in the(found, "rate2").problem
-        assert f"{where}:12: it names no audio" in the(found, "no file").problem
+        assert "list.csv:4: it has 3 columns, 7 are expected" in the(found, "short").problem
+        assert "list.csv:5: it has 8 columns, 7 are expected" in the(found, "long").problem
+        assert "list.csv:6: could not convert string to float: 'long'" in the(found, "length").problem
+        assert "list.csv:7: a number is expected, not 'nan'" in the(found, "nan").problem
+        assert "list.csv:9: a whole number is expected, not '0.5'" in the(found, "rate2").problem
+        assert "list.csv:12: it names no audio" in the(found, "no file").problem
 
     def test_quotes(self, tmp_path: Path) -> None:
         sounds(tmp_path, "a,b.wav", "c.wav", "d.wav")

@@ -96,7 +96,7 @@ def test_what_is_wrong_with_rows(tmp_path: Path) -> None:
         "5": "malformed_row",
         "../../../out": "path_outside_corpus",
     }
-    assert f"{root}/metadata.csv:4 has 4 columns, not 2 or 3" in the(found, "four").problem
+    assert "metadata.csv:4 has 4 columns, not 2 or 3" in the(found, "four").problem
     assert "metadata.csv:5 names no file" in the(found, "5").problem
     assert forgotten(root, found) == set()
 
