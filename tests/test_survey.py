@@ -203,18 +203,19 @@ SHARED = {
 """By folder and the reader that is to be guessed: utterances, with a transcript, speakers."""
 
 
+@pytest.fixture(scope="module")
+def found(speech: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], Shown]:
+    """By folder and reader. The folders lie in one without INDEX.tsv, which would be a corpus of all."""
+    pytest.importorskip("lhotse")
+    folder = tmp_path_factory.mktemp("speech")
+    for corpus in speech.iterdir():
+        if corpus.is_dir():
+            (folder / corpus.name).symlink_to(corpus)
+    return {(f.path, f.entry["reader"]): f for f in shown(folder)}
+
+
 class TestReal:
     """All real corpora in one run."""
-
-    @pytest.fixture(scope="class")
-    def found(self, speech: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], Shown]:
-        """By folder and reader. The folders lie in one without INDEX.tsv, which would be a corpus of all."""
-        pytest.importorskip("lhotse")
-        folder = tmp_path_factory.mktemp("speech")
-        for corpus in speech.iterdir():
-            if corpus.is_dir():
-                (folder / corpus.name).symlink_to(corpus)
-        return {(f.path, f.entry["reader"]): f for f in shown(folder)}
 
     def test_the_readers_are_guessed(self, found: dict[tuple[str, str], Shown]) -> None:
         assert found.keys() == SHARED.keys()

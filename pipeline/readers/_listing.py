@@ -66,7 +66,8 @@ class Listing:
             within = self._within(path)
             if within is None:
                 hint = "if it is meant, set audio_root to a folder above it"
-                return AudioSource(path), f"path_outside_corpus: {path} is not below {self._prefix or 'the corpus'}; {hint}"
+                below = self._prefix or "the corpus"
+                return AudioSource(path), f"path_outside_corpus: {path} is not below {below}; {hint}"
             path = within
         known = self._known.get(path)
         if known is None:

@@ -153,7 +153,9 @@ class TestCuts:
             "empty": "audio_unreadable",
             "late": "wrong_duration_claimed",
         }
-        assert f"made by the command `touch {marker.name}`, and commands are not executed" in the(found, "command").problem
+        assert (
+            f"made by the command `touch {marker.name}`, and commands are not executed" in the(found, "command").problem
+        )
         assert "late goes from 0.75 to 1.25 s, the recording r lasts 1 s" in the(found, "late").problem
         assert "save_audios" in the(found, "s-mix").problem
         assert the(found, "s-mix").transcript == "MIXED"
