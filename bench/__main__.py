@@ -15,11 +15,14 @@ NAMES = ("generate", "write", "plan", "memory", "resume", "decode")
 def main() -> None:
     """Runs them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", choices=[*NAMES, []], default=NAMES)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(NAMES)}; all if omitted")
     parser.add_argument("--out", type=Path, default=Path("out/bench"))
     given = parser.parse_args()
+    unknown = set(given.names) - set(NAMES)
+    if unknown:
+        parser.error(f"there is no benchmark {', '.join(sorted(unknown))}; there are: {', '.join(NAMES)}")
     given.out.mkdir(parents=True, exist_ok=True)
-    for name in given.names:
+    for name in given.names or NAMES:
         importlib.import_module(f"bench.{name}").main(given.out)
 
 
