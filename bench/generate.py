@@ -1,7 +1,8 @@
 """What it costs to have a text LLM write responses: all of it, beside a bare asynchronous client.
 
 The bare client is aiohttp on uvloop with connections kept alive, one coroutine a request in flight:
-it sends the same requests, already rendered, and reads the reply's text. We render the prompts, ask,
+it sends the same requests, already rendered, and reads the reply's text; a second one also writes the
+replies with their speech through raw pyarrow, and syncs nothing. We render the prompts, ask,
 record each reply before it is used, parse and check it against its schema, run all filters, and
 write verified shards with the speech in them: in one process, and in one for each core, as a run does.
 """
@@ -10,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import multiprocessing
 import os
 import random
 import shutil
@@ -19,12 +19,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from multiprocessing.connection import Connection
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 
 import aiohttp
 import orjson
+import pyarrow as pa
 import uvloop
 
 from bench.measure import in_turn, ratios, report, spread
@@ -38,11 +40,14 @@ from pipeline.stages.generate import Generate
 from pipeline.stages.instruct import Instruct
 from pipeline.tasks.base import Briefing
 from pipeline.tasks.question_answer import QuestionAnswer
+from pipeline.workers import Workers
 from schemas.sample import Sample
 from schemas.utterance import Audio, Utterance
 
 IN_FLIGHT = 256
 UNIT = 1000  # rows
+PER_BATCH = 64
+_FLAT = pa.schema([("flac", pa.binary()), ("reply", pa.string())])
 CLIP_BYTES = 80_000  # FLAC of five seconds
 WORDS = (
     "wind turned road early train left station before rain came people walked across bridge talked about music "
@@ -79,27 +84,36 @@ def stub(*arguments: str) -> Iterator[str]:
         server.wait()
 
 
-def bare(url: str, payloads: list[bytes]) -> float:
-    """Samples a second of the floor."""
+def bare(url: str, payloads: list[bytes], clips: list[bytes] | None = None, file: Path | None = None) -> float:
+    """Samples a second of the floor: requests alone, or with raw pyarrow writing the replies and their speech."""
 
     async def run() -> None:
         connector = aiohttp.TCPConnector(limit=IN_FLIGHT)
         headers = {"Authorization": "Bearer x", "Content-Type": "application/json"}
+        waiting: list[tuple[bytes, str]] = []
         async with aiohttp.ClientSession(connector=connector, headers=headers) as session:
-            left, texts = iter(payloads), 0
+            left, texts = iter(enumerate(payloads)), 0
 
             async def worker() -> None:
                 nonlocal texts
-                for payload in left:
+                for number, payload in left:
                     async with session.post(f"{url}/chat/completions", data=payload) as response:
                         response.raise_for_status()
-                        texts += bool(orjson.loads(await response.read())["choices"][0]["message"]["content"])
+                        text = orjson.loads(await response.read())["choices"][0]["message"]["content"]
+                    texts += bool(text)
+                    if clips is not None:
+                        waiting.append((clips[number], text))
+                        if len(waiting) == PER_BATCH:
+                            stream.write_batch(pa.record_batch(list(zip(*waiting, strict=True)), schema=_FLAT))
+                            waiting.clear()
 
             await asyncio.gather(*(worker() for _ in range(IN_FLIGHT)))
             assert texts == len(payloads)
 
     begin = time.perf_counter()
-    uvloop.run(run())
+    with pa.OSFile(str(file), "wb") if file else nullcontext() as sink:
+        stream = pa.ipc.new_stream(sink, _FLAT) if file else None
+        uvloop.run(run())
     return len(payloads) / (time.perf_counter() - begin)
 
 
@@ -130,7 +144,7 @@ class Unit:
             kept = 0
             for number in range(0, len(self._rows), UNIT):
                 rows = min(UNIT, len(self._rows) - number)
-                with shards.UnitWriter(self._folder, f"{self._part}-{number:06d}", "train", 64) as writer:
+                with shards.UnitWriter(self._folder, f"{self._part}-{number:06d}", "train", PER_BATCH) as writer:
                     for sample in itertools.islice(out, rows):
                         writer.add(sample)
                     manifest = writer.finish("bench", rows)
@@ -151,49 +165,47 @@ def _order(pair: tuple[str, Filter]) -> tuple[int, str]:
     return pair[1].order, pair[0]
 
 
-def _work(pipe: Connection, url: str, folder: Path, count: int, part: int, parts: int) -> None:
+_unit: Unit  # of this worker
+
+
+def _prepare(url: str, folder: Path, count: int, part: int, parts: int) -> None:
+    global _unit
     rows = drafts(count)
-    # Models are loaded and templates compiled once in a run.
     warm = folder.with_name(f"{folder.name}-warm-{part}")
     shutil.rmtree(warm, ignore_errors=True)
+    # Models are loaded and templates compiled once in a run.
     Unit(url, warm, rows[:200], part, parts).run()
-    unit = Unit(url, folder, rows[part::parts], part, parts)
-    pipe.send(None)
-    while pipe.recv():
-        unit.run()
-        pipe.send(None)
+    _unit = Unit(url, folder, rows[part::parts], part, parts)
+
+
+def _run() -> None:
+    _unit.run()
 
 
 @contextmanager
 def ours(url: str, folder: Path, count: int, parts: int) -> Iterator[Callable[[], float]]:
-    """Worker processes as a run has them; each call runs all rows through and gives samples a second."""
-    context = multiprocessing.get_context("spawn")
-    pipes = []
-    for part in range(parts):
-        here, there = context.Pipe()
-        context.Process(target=_work, args=(there, url, folder, count, part, parts), daemon=True).start()
-        pipes.append(here)
-    for pipe in pipes:
-        pipe.recv()
+    """Workers as a run has them; each call runs all rows through and gives samples a second."""
+    with Workers(parts) as workers, ThreadPoolExecutor(parts) as threads:
+        # Each of the threads gets one worker, and all are asked at once.
+        together(threads, [partial(workers.run, _prepare, url, folder, count, n, parts) for n in range(parts)])
 
-    def run() -> float:
-        shutil.rmtree(folder, ignore_errors=True)
-        os.sync()  # what an earlier run has left to write is not ours to wait for
-        begin = time.perf_counter()
-        for pipe in pipes:
-            pipe.send(True)
-        for pipe in pipes:
-            pipe.recv()
-        return count / (time.perf_counter() - begin)
+        def run() -> float:
+            shutil.rmtree(folder, ignore_errors=True)
+            os.sync()  # what an earlier run has left to write is not ours to wait for
+            begin = time.perf_counter()
+            together(threads, [partial(workers.run, _run)] * parts)
+            return count / (time.perf_counter() - begin)
 
-    try:
         yield run
-    finally:
-        for pipe in pipes:
-            pipe.send(False)
 
 
-def main(out: Path, count: int = 6000, runs: int = 5) -> None:
+def together(threads: ThreadPoolExecutor, calls: list[Callable[[], None]]) -> None:
+    """Waits for all of them."""
+    for future in [threads.submit(call) for call in calls]:
+        future.result()
+
+
+def main(out: Path, count: int = 4000, runs: int = 9) -> None:
     """Three endpoints: at once, after 200 ms, and with a long tail around 200 ms."""
     cores, folder = len(os.sched_getaffinity(0)), out / "generate"
     table = []
@@ -201,14 +213,27 @@ def main(out: Path, count: int = 6000, runs: int = 5) -> None:
         with (
             stub(*arguments) as url,
             ours(url, folder / "one", count, 1) as one,
-            ours(url, folder / "all", count, cores) as all_cores,
+            ours(url, folder / "all", count, cores) as every,
         ):
-            payloads = Unit(url, folder, drafts(count), 0, 1).payloads()
-            found = in_turn(runs, {"bare": lambda: bare(url, payloads), "one": one, "all": all_cores})  # noqa: B023
-        one_share, share = ratios(found["one"], found["bare"]), ratios(found["all"], found["bare"])
-        rates = (spread(found[who]) for who in ("bare", "one", "all"))
-        table.append((name, *rates, spread(one_share, 2), spread(share, 2)))
+            rows = drafts(count)
+            clips = [row.utterances[0].audio.flac for row in rows if row.utterances[0].audio]
+            payloads = Unit(url, folder, rows, 0, 1).payloads()
+            candidates = {
+                "bare client": lambda: bare(url, payloads),  # noqa: B023
+                "and raw pyarrow": lambda: bare(url, payloads, clips, _empty(folder / "raw.arrow")),  # noqa: B023
+                "ours, 1 process": one,
+                f"ours, {cores}": every,
+            }
+            found = in_turn(runs, candidates)
+        for who, rates in found.items():
+            shares = [spread(ratios(rates, found[floor]), 2) for floor in list(candidates)[:2]]
+            table.append((name, who, spread(rates), *shares))
     shutil.rmtree(folder, ignore_errors=True)
     title = f"Generation: {count} samples, {IN_FLIGHT} in flight, {runs} runs: samples/s, median (least-most)"
-    columns = ("endpoint", "bare client", "ours, 1 process", f"ours, {cores} processes", "ratio, 1", f"ratio, {cores}")
-    report(title, columns, table, out)
+    report(title, ("endpoint", "who", "samples/s", "to the bare client", "to it with pyarrow"), table, out)
+
+
+def _empty(file: Path) -> Path:
+    file.unlink(missing_ok=True)
+    os.sync()  # what an earlier run has left to write is not this one's to wait for
+    return file

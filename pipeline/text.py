@@ -104,7 +104,12 @@ def _words(text: str) -> tuple[str, ...]:
 
 def lowered(text: str) -> list[str]:
     """The words of a text as they are written, in small letters: to be shown, spelled and counted."""
-    return _WORD.findall(clean(text).lower().translate(_PLAIN))
+    return list(_lowered(text))
+
+
+@lru_cache(maxsize=1024)
+def _lowered(text: str) -> tuple[str, ...]:
+    return tuple(_WORD.findall(clean(text).lower().translate(_PLAIN)))
 
 
 def normalise(text: str) -> str:
