@@ -22,7 +22,7 @@ from pipeline.tasks.base import Brief, Briefing, LLMTask, Question
 from schemas.replies import Reply
 from schemas.sample import Rejection, Sample
 
-_READ_AT_ONCE = 16  # samples taken in between two looks at the network
+_READ_AT_ONCE = 8  # samples taken in between two looks at the network
 _GRACE = 10.0  # seconds in which replies under way are still recorded when the run stops
 _TOGETHER = 0.002  # seconds in which replies that arrive are recorded with one commit
 _ASK_AGAIN = frozenset({"reply_empty", "reply_not_text", "reply_not_json", "reply_breaks_schema"})
