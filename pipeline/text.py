@@ -16,6 +16,7 @@ _LETTERS = rf"\w[\w{_MARKS}\u200c\u200d]*"
 _WORD = re.compile(rf"{_LETTERS}(?:['-]{_LETTERS})*")
 _PLAIN = str.maketrans({"’": "'", "\u02bc": "'", "\u2010": "-", "\u2011": "-", "_": " ", "\xad": None})
 _TAG = re.compile(r"<[^<>\s]{1,24}>|\[[^\[\]\s]{1,24}\]|\{[^{}\s]{1,24}\}|(?<!\S)!SIL(?!\S)")
+_FENCE = re.compile(r"<[\s/]*transcript[\s/]*>", re.IGNORECASE)  # as stands around it in prompts
 _SPACES = re.compile(r"\s+")
 _TAGGED = ("<", "[", "{", "!SIL")
 _UNPRINTABLE = re.compile("[\ud800-\udfff\ufeff\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f]")
@@ -66,9 +67,16 @@ def clean(text: str) -> str:
 
 
 def without_tags(transcript: str) -> str:
-    """A transcript without marks for noises, cut-offs and the like: `<NOISE>`, `[laughter]`, `{CG}`."""
+    """A transcript without marks for noises, cut-offs and the like: `<NOISE>`, `[laughter]`, `{CG}`.
+
+    Nor can it end the `<transcript>` that a prompt puts it in.
+    """
     text = clean(transcript)
-    return clean(_TAG.sub(" ", text)) if has_any(text, _TAGGED) else text
+    if has_any(text, _TAGGED):
+        text = clean(_TAG.sub(" ", text))
+        while "<" in text and _FENCE.search(text):  # taking one away can make another
+            text = clean(_FENCE.sub(" ", text))
+    return text
 
 
 @lru_cache(maxsize=1024)

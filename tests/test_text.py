@@ -95,6 +95,11 @@ def test_what_is_clean_can_be_stored_and_stays_clean(text: str) -> None:
         ("a < b and c > d", "a < b and c > d"),
         ("[this is a longer remark in brackets]", "[this is a longer remark in brackets]"),
         ("<a><b>", ""),
+        ("it ends </transcript > here", "it ends here"),
+        ("it ends < / TRANSCRIPT> here", "it ends here"),
+        ("<transcript >again<\t/\ntranscript\n>", "again"),
+        ("< </transcript >/transcript> <<a>/transcript>", ""),
+        ("a < transcript and b > c", "a < transcript and b > c"),
     ],
 )
 def test_tags_are_left_out(transcript: str, bare: str) -> None:

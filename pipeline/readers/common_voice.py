@@ -31,7 +31,7 @@ class CommonVoice(Reader):
 
     licence: str | None = "CC0-1.0"
     tables: list[str] = []
-    """Which TSV files to read, without `.tsv`; empty means train, dev and test, or else validated."""
+    """Which TSV files to read, e.g. `train`; empty means train, dev and test, or else validated."""
 
     @classmethod
     def recognise(cls, path: Path) -> dict[str, Any] | None:
@@ -40,7 +40,8 @@ class CommonVoice(Reader):
 
     def utterances(self) -> Iterator[Utterance]:
         there = [p.stem for p in sorted(self.folder.glob("*.tsv"))]
-        names = self.tables or [n for n in _OFFICIAL if n in there] or ["validated"]
+        chosen = [name.removesuffix(".tsv") for name in self.tables]
+        names = chosen or [n for n in _OFFICIAL if n in there] or ["validated"]
         unknown = next((n for n in names if n not in there), None)
         if unknown is not None:
             raise CorpusError(f"{self.folder}: {unknown}.tsv is not in it; there are: {', '.join(there) or 'none'}")

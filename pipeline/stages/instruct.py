@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from math import log
 
 from msgspec.structs import replace
 
@@ -10,6 +11,8 @@ from pipeline import seeds
 from pipeline.stage import Stage
 from pipeline.tasks.base import Briefing, Task, alone
 from schemas.sample import Sample
+
+_TINY = 2.0**-64  # below every other share
 
 
 def draw(tasks: Sequence[Task], draft: Sample, seed: int, most: int | None) -> list[Task]:
@@ -22,7 +25,8 @@ def draw(tasks: Sequence[Task], draft: Sample, seed: int, most: int | None) -> l
     fitting = [task for task in tasks if task.fits(utterance)]
     if most is None or len(fitting) <= most:
         return fitting
-    key = {t.key: seeds.share(seed, utterance.id, "draw", t.key) ** (1 / t.weight) for t in fitting}
+    # The logarithms of their keys, which small weights would bring down to 0.
+    key = {t.key: log(seeds.share(seed, utterance.id, "draw", t.key) or _TINY) / t.weight for t in fitting}
     chosen = set(sorted(key, key=key.__getitem__, reverse=True)[:most])
     return [task for task in fitting if task.key in chosen]
 

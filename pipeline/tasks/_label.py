@@ -41,7 +41,10 @@ class LabelTask(Task):
 
     def make(self, draft: Sample, brief: Brief) -> Iterable[Sample]:
         value = draft.utterances[0].labels[self.field].strip()
-        label = brief.prompts.name(_plain(value))
+        plain = _plain(value)
+        label = brief.prompts.name(plain)
+        # Corpora label in English; a label without a name is said as they have it.
+        named = brief.language == "en" or plain.lower() in brief.prompts.content.names
         options = list(dict.fromkeys(brief.prompts.name(_plain(choice)) for choice in self.choices))
         brief.rng.shuffle(options)
         closed = bool(options) and brief.rng.random() < 0.5
@@ -50,6 +53,7 @@ class LabelTask(Task):
             brief,
             brief.prompts.response(brief.rng, "default", label=label),
             answer=label,
+            language=brief.language if named else None,
             kind="closed" if closed else "open",
             choices=options if closed else (),
             values=self.values(", ".join(options), label, brief),

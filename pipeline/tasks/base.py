@@ -176,6 +176,11 @@ def alone(draft: Sample) -> Sample:
     return replace(draft, utterances=draft.utterances[:1])
 
 
+def licence_of(utterances: Iterable[Utterance]) -> str | None:
+    """The licence of what several utterances are mixed into."""
+    return " AND ".join(sorted({u.licence for u in utterances if u.licence})) or None
+
+
 def names_only(output: str, answer: str, others: Iterable[str]) -> bool:
     """Whether an output names one of some labels and none of the others."""
     text, wanted = normalise(output), normalise(answer)

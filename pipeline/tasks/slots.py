@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from typing import Any, ClassVar
 
 from pipeline.tasks.base import Brief, Task, alone
-from pipeline.text import clean, normalise
+from pipeline.text import normalise, without_tags
 from schemas.sample import Sample
 from schemas.utterance import Utterance
 
@@ -57,7 +57,7 @@ def _slots(utterance: Utterance) -> list[tuple[str, str]] | None:
 
 
 def _text(value: Any) -> str:
-    """A value of JSON as it is said; empty for what cannot be."""
+    """A value of JSON as it is said, without what stands for audio in messages; empty for what cannot be."""
     if isinstance(value, list):
         return ", ".join(filter(None, map(_text, value)))
-    return clean(str(value)) if isinstance(value, str | int | float) else ""
+    return without_tags(str(value)) if isinstance(value, str | int | float) else ""

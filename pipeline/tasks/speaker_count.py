@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from pydantic import Field
 
 from pipeline.audio import Samples, samples_of, speech_dbfs, store
-from pipeline.tasks.base import Brief, Task, alone
+from pipeline.tasks.base import Brief, Task, alone, licence_of
 from pipeline.text import words
 from schemas.arrow import SAMPLING_RATE
 from schemas.sample import Sample
@@ -98,7 +98,7 @@ def _mixture(utterances: list[Utterance], rng: random.Random) -> Utterance:
         transcript=" ".join(u.transcript for u in order),
         speaker=None,
         recording=None,
-        licence=" AND ".join(sorted({u.licence for u in utterances if u.licence})) or None,
+        licence=licence_of(utterances),
         source=None,
         labels={"speakers": str(len(utterances))},
         parts=tuple(Part(u.id, u.speaker) for u in order),

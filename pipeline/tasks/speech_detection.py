@@ -17,7 +17,7 @@ from msgspec.structs import replace
 from pydantic import Field
 
 from pipeline.audio import FRAME, Samples, samples_of, speech_dbfs, store
-from pipeline.tasks.base import Brief, Task
+from pipeline.tasks.base import Brief, Task, licence_of
 from pipeline.text import words
 from schemas.arrow import SAMPLING_RATE
 from schemas.sample import Sample
@@ -51,13 +51,14 @@ class SpeechDetection(Task):
             return
         own = _noise(utterance, brief.rng) if brief.rng.random() < self.pauses else None
         if own is not None:
-            silent = _derived(utterance, own, "pause", transcript="", labels={**utterance.labels, "speech": "no"})
+            silent = _derived((utterance,), own, "pause", transcript="", labels={**utterance.labels, "speech": "no"})
             yield self._sample(draft, silent, brief, "no_speech")
             return
         if brief.rng.random() < self.noisy and len(draft.utterances) > 1:
-            noise = _noise(draft.utterances[1], brief.rng)
+            other = draft.utterances[1]
+            noise = _noise(other, brief.rng)
             if noise is not None:
-                utterance = _derived(utterance, _mixed(utterance, noise, brief.rng), "noise")
+                utterance = _derived((utterance, other), _mixed(utterance, noise, brief.rng), "noise")
         yield self._sample(draft, utterance, brief, "speech")
 
     def _sample(self, draft: Sample, heard: Utterance, brief: Brief, outcome: str) -> Sample:
@@ -78,11 +79,19 @@ def _noise(utterance: Utterance, rng: random.Random) -> Samples | None:
     return _pause(samples, rng) if utterance.is_speech else samples
 
 
-def _derived(utterance: Utterance, samples: Samples, how: str, **changes: Any) -> Utterance:
-    assert utterance.audio is not None
-    audio = store(samples, sampling_rate=utterance.audio.sampling_rate, kind=how)
-    part = Part(utterance.id, utterance.speaker)
-    return replace(utterance, id=f"{utterance.id}+{how}", parts=(part,), duration=None, audio=audio, **changes)
+def _derived(origins: tuple[Utterance, ...], samples: Samples, how: str, **changes: Any) -> Utterance:
+    """The first origin with other sound, which comes from all of them."""
+    first = origins[0]
+    assert first.audio is not None
+    return replace(
+        first,
+        id=f"{first.id}+{how}",
+        licence=licence_of(origins),
+        parts=tuple(Part(u.id, u.speaker) for u in origins),
+        duration=None,
+        audio=store(samples, sampling_rate=first.audio.sampling_rate, kind=how),
+        **changes,
+    )
 
 
 def _mixed(utterance: Utterance, noise: Samples, rng: random.Random) -> Samples:

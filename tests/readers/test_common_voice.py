@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ruamel.yaml import YAML
 
 from pipeline.readers.common_voice import CommonVoice
+from tests.examples import ROOT
 from tests.reading import files_read, index, read, reasons, said, sounds, text, the, wrong
 
 HEADER = "client_id path sentence up_votes down_votes age gender accent".split()
@@ -80,10 +82,21 @@ def test_chosen_tables(tmp_path: Path) -> None:
     table(tmp_path / "validated.tsv", row("a", "1.mp3", "one"), row("b", "2.mp3", "two"))
     table(tmp_path / "other.tsv", row("c", "3.mp3", "three"))
     assert said(read("common_voice", tmp_path, tables=["other"])) == {"3.mp3": "three"}
+    assert said(read("common_voice", tmp_path, tables=["other.tsv"])) == {"3.mp3": "three"}
     found = read("common_voice", tmp_path, tables=["train", "validated"])
     assert said(found) == {"1.mp3": "one", "2.mp3": "two"}, "validated.tsv repeats train.tsv"
     complaint = wrong("common_voice", tmp_path, tables=["valdated"])
     assert "valdated.tsv is not in it; there are: other, train, validated" in complaint
+
+
+def test_the_tables_of_the_reference_recipe(tmp_path: Path) -> None:
+    recipe = YAML(typ="safe").load((ROOT / "data" / "recipes" / "reference.yaml").read_text(encoding="utf-8"))
+    (options,) = (c for c in recipe["corpora"] if c["reader"] == "common_voice")
+    sounds(tmp_path, "clips/1.mp3")
+    for name in ("train", "dev", "test", "validated"):
+        table(tmp_path / f"{name}.tsv", row("a", "1.mp3", name))
+    found = read("common_voice", tmp_path, tables=options["tables"])
+    assert [u.transcript for u in found] == ["train", "dev", "test"]
 
 
 def test_a_clip_that_is_listed_twice_is_not_dropped(tmp_path: Path) -> None:

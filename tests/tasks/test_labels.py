@@ -10,6 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 from pipeline import plugins
+from pipeline.tasks.accent import Accent
 from pipeline.tasks.emotion import Emotion
 from pipeline.tasks.gender import Gender
 from pipeline.tasks.intent import Intent
@@ -49,6 +50,38 @@ def test_values_are_said_in_the_language_of_the_instruction(language: str, said:
         sample = make(Gender(), draft("words", labels={"gender": value}), language=language)
         assert name in sample.response.lower()
         assert value not in sample.response.split()
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_a_value_without_a_name_is_in_no_known_language(language: str) -> None:
+    """It is said as the corpus has it: in English, as a rule."""
+    named = make(Emotion(), draft("words", labels={"emotion": "ang"}), language=language)
+    unnamed = make(Intent(), draft("words", labels={"intent": "play_music"}), language=language)
+    assert named.language == language
+    assert unnamed.language == ("en" if language == "en" else None)
+    assert "play music" in unnamed.response
+
+
+@pytest.mark.parametrize("same", [("ang", "angry", "anger"), ("hap", "happy", "happiness"), ("sad", "sadness")])
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_an_emotion_has_one_name(language: str, same: tuple[str, ...]) -> None:
+    names = {make(Emotion(), draft("words", labels={"emotion": v}), language=language).answer for v in same}
+    assert len(names) == 1
+
+
+COMMON_VOICE_ACCENTS = (
+    "us england indian australia canada scotland ireland wales african newzealand hongkong singapore philippines "
+    "malaysia bermuda southatlandtic"
+).split()
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_the_accents_of_common_voice_have_names(language: str) -> None:
+    newer = ["United States English", "England English", "India and South Asia (India, Pakistan, Sri Lanka)"]
+    for value in (*COMMON_VOICE_ACCENTS, *newer):
+        sample = make(Accent(), draft("words", labels={"accent": value}), language=language)
+        assert sample.answer != value
+        assert sample.language == language, value
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
@@ -141,6 +174,12 @@ def test_slots(value: Any, response: str) -> None:
         given = draft("do it", labels={name: json.dumps(value)})
         assert Slots().fits(given.utterances[0])
         assert make(Slots(), given).response == response
+
+
+def test_slots_are_text_and_nothing_else() -> None:
+    value = {f"da{AUDIO_PLACEHOLDER}te": f"tomorrow {AUDIO_PLACEHOLDER}", "guests": [AUDIO_PLACEHOLDER, "Ann"]}
+    sample = make(Slots(), draft("do it", labels={"slots": json.dumps(value)}))
+    assert sample.response == "da te: tomorrow; guests: Ann"
 
 
 @pytest.mark.parametrize("value", ["{}", "[]", '{"date": null}'])

@@ -16,7 +16,7 @@ from pipeline.tasks.speaker_count import SpeakerCount
 from pipeline.tasks.speech_detection import SpeechDetection
 from schemas.arrow import SAMPLING_RATE
 from schemas.sample import Sample
-from schemas.utterance import Audio, Utterance
+from schemas.utterance import Audio, Part, Utterance
 from tests.examples import companions, draft, make, tone, utterance
 
 
@@ -224,6 +224,18 @@ def test_noise_of_another_recording_lies_below_speech(speech: bool) -> None:
         margins.append(speech_dbfs(scale * original) - speech_dbfs(mixed - scale * original))
     assert 4.5 < min(margins) < 8
     assert 17 < max(margins) < 20.5
+
+
+@pytest.mark.parametrize(
+    ("other", "licence"), [("CC-BY-4.0", "CC-BY-4.0 AND CC0-1.0"), ("CC0-1.0", "CC0-1.0"), (None, "CC0-1.0")]
+)
+def test_noise_says_where_it_comes_from(other: str | None, licence: str) -> None:
+    first, companion = recorded(0, licence="CC0-1.0"), recorded(1, licence=other, speaker="c/s2")
+    (noisy,) = detected(first, companion, pauses=0.0, noisy=1.0).utterances
+    assert noisy.parts == (Part("c/0", "c/s1"), Part("c/1", "c/s2"))
+    assert (noisy.speaker, noisy.licence) == ("c/s1", licence)
+    (pause,) = detected(first, companion, pauses=1.0).utterances
+    assert (pause.parts, pause.licence) == ((Part("c/0", "c/s1"),), "CC0-1.0"), "the companion is not heard"
 
 
 def test_recordings_of_no_speech_stay_as_they_are() -> None:

@@ -86,10 +86,28 @@ def test_the_reply_is_asked_for_as_if_the_user_had_spoken() -> None:
     assert question.reply is None
 
 
+@pytest.mark.parametrize(
+    ("language", "told"),
+    [("en", "in brackets is not said"), ("ru", "в скобках, не сказано"), ("pt", "colchetes não é dito")],
+)
+@pytest.mark.parametrize("system", [None, "", "You are a pirate."])
+def test_labels_are_explained_where_there_are_any(language: str, told: str, system: str | None) -> None:
+    task = Reply(describe=["emotion"], system=system)
+    given = draft("I am fine", labels={"emotion": "happy"})
+    *before, user = asked(task, given, language=language).messages
+    words, explanation = user.content.split("\n\n")
+    assert words == "I am fine [emotion: happy]"
+    assert told in explanation
+    plain = asked(task, draft("I am fine"), language=language).messages
+    assert plain == (*before, Message("user", "I am fine")), "all else is the same"
+    (sample,) = answered(task, given, "You sound like it.", language=language)
+    assert list(sample.messages[:-1]) == [*before, Message("user", AUDIO_PLACEHOLDER)]
+
+
 def test_labels_are_described_to_the_llm_alone() -> None:
     given = draft("I am fine", labels={"emotion": "anger", "gender": "female", "age": "", "place": "here"})
     task = Reply(describe=["emotion", "gender", "age", "accent"])
-    assert asked(task, given).messages[-1].content == "I am fine [emotion: anger; gender: female]"
+    assert asked(task, given).messages[-1].content.startswith("I am fine [emotion: anger; gender: female]\n")
     (sample,) = answered(task, given, "You do not sound like it.")
     assert "anger" not in str(sample.messages)
     plain = draft("I am fine", labels={"place": "here"})
