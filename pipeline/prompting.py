@@ -166,10 +166,11 @@ def check(
         missing = [k for k in wanted if not have.get(k)]
         if missing:
             raise PromptError(f"{path}: {group}.{missing[0]} is missing or empty")
+    trained = {text: kind for kind, texts in content.instructions.items() for text in texts}
     for kind, texts in content.held_out.items():
-        both = set(texts) & set(content.instructions.get(kind, ()))
-        if both:
-            raise PromptError(f"{path}: held_out.{kind} repeats {both.pop()!r} of instructions.{kind}")
+        both = next((text for text in texts if text in trained), None)
+        if both is not None:
+            raise PromptError(f"{path}: held_out.{kind} repeats {both!r} of instructions.{trained[both]}")
     if llm and not content.user:
         raise PromptError(f"{path}: user is missing: it is what the LLM is asked")
     known = set(variables)

@@ -316,3 +316,12 @@ def test_a_value_is_never_a_template(tmp_path: Path) -> None:
     for escape in ("{{ transcript.__class__.__mro__ }}", "{{ self._TemplateReference__context }}", "{{ unknown }}"):
         with pytest.raises(PromptError):
             set_.render(escape, {"transcript": "x"})
+
+
+def test_a_paraphrase_is_trained_on_or_held_out_whatever_its_kind(tmp_path: Path) -> None:
+    content = {"instructions": {"one": ["a"], "other": ["b"]}, "held_out": {"one": ["c", "b"], "other": ["d"]}}
+    (tmp_path / "spell").mkdir()
+    with open(tmp_path / "spell" / "en.yaml", "w") as stream:
+        YAML().dump(content, stream)
+    with pytest.raises(PromptError, match=re.escape("held_out.one repeats 'b' of instructions.other")):
+        check(Prompts(tmp_path).get("spell", "en"), kinds=["one", "other"], outcomes=[], variables=[], llm=False)
