@@ -12,7 +12,7 @@ import heapq
 import itertools
 import json
 from array import array
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from dataclasses import replace as changed
@@ -26,10 +26,12 @@ import xxhash
 from msgspec.structs import replace
 
 from pipeline import seeds
-from pipeline.shards import SPLITS, write_atomically
+from pipeline.shards import SPLITS, explained, write_atomically
+from pipeline.text import base
 from schemas.recipe import SplitSpec
 from schemas.utterance import AudioSource, Utterance
 
+AGAIN = "  x"  # two spaces, of which readers leave one: no id of a corpus looks like `c/a  x2`
 NEIGHBOURS = 64  # places in hash order that are searched for a companion of another speaker
 
 _TEXT = ("id", "corpus", "transcript", "language", "speaker", "recording", "licence", "split", "voice", "problem")
@@ -100,7 +102,11 @@ Voices = Mapping[str, Sequence[Any]]
 
 
 class _Splitter:
-    """Gives each speaker one split, whatever the order in which they come."""
+    """Gives each speaker one split.
+
+    It does not depend on the order in which utterances come, unless a corpus puts a speaker into
+    both: then the first of them decides, and the others are set aside.
+    """
 
     def __init__(self, spec: SplitSpec, seed: int, forced: Mapping[str, str | None]) -> None:
         self._spec, self._seed, self._forced = spec, seed, forced
@@ -139,9 +145,12 @@ class _Speaking:
     def __init__(self, voices: Any, spec: SplitSpec, seed: int) -> None:
         self._voices_of, self._spec, self._seed = voices, spec, seed
         self._known: dict[str, dict[str, list[Any]]] = {}
+        self._split_of: dict[str, str] = {}
 
     def __call__(self, utterance: Utterance, forced: str | None) -> tuple[Utterance, str]:
-        text, _, number = utterance.id.partition("#")
+        text, _, number = utterance.id.rpartition("#")
+        if not number.isdecimal():  # a file may be called so
+            text, number = utterance.id, "1"
         share = seeds.share(self._seed, "split", text)
         split = forced or ("test" if share < self._spec.test else "train")
         language = utterance.language or "en"
@@ -150,7 +159,7 @@ class _Speaking:
             return utterance, split
         # The second voice of a sentence is another one than the first.
         order = sorted(voices, key=lambda v: seeds.derive(self._seed, "voice", text, v.name))
-        voice = order[(int(number or 1) - 1) % len(order)]
+        voice = order[(int(number) - 1) % len(order)]
         spoken = replace(
             utterance,
             voice=voice.name,
@@ -160,17 +169,34 @@ class _Speaking:
         return spoken, split
 
     def _of(self, language: str) -> dict[str, list[Any]]:
-        """The voices of a language by split: at least two are held out where there are four."""
+        """The voices of a language by split."""
         if language not in self._known:
-            voices = list(self._voices_of(language))
-            ranked = sorted(voices, key=lambda v: seeds.share(self._seed, "split", f"tts/{v.name}"))
-            held = max(round(len(ranked) * self._spec.test), min(2, len(ranked) // 2)) if self._spec.test else 0
-            chosen = {v.name for v in ranked[:held]}
-            self._known[language] = {
-                "test": [v for v in voices if v.name in chosen],
-                "train": [v for v in voices if v.name not in chosen],
-            }
+            everywhere, here = (list(self._voices_of(name)) for name in (base(language), language))
+            self._divide(everywhere)
+            self._divide(here)
+            # Where a split has none of the accent that is asked for, it takes what the language has.
+            self._known[language] = {split: self._in(split, here) or self._in(split, everywhere) for split in SPLITS}
         return self._known[language]
+
+    def _in(self, split: str, voices: Iterable[Any]) -> list[Any]:
+        return [v for v in voices if self._split_of[v.name] == split]
+
+    def _divide(self, voices: Iterable[Any]) -> None:
+        """Gives voices a split by their name, once: `pt` and `pt-BR` share some, and so may two languages."""
+        by_accent: dict[str, set[str]] = defaultdict(set)
+        for voice in voices:
+            if voice.name not in self._split_of:
+                by_accent[voice.labels.get("accent", "")].add(voice.name)
+        held = {name for names in by_accent.values() for name in self._held_out(names)}
+        every = set().union(*by_accent.values())
+        held = held or set(self._held_out(every))  # so many accents that no one can spare a voice
+        self._split_of |= {name: "test" if name in held else "train" for name in every}
+
+    def _held_out(self, names: set[str]) -> list[str]:
+        """Those for test: at least two where there are four."""
+        ranked = sorted(names, key=lambda name: (seeds.share(self._seed, "split", f"tts/{name}"), name))
+        held = max(round(len(ranked) * self._spec.test), min(2, len(ranked) // 2)) if self._spec.test else 0
+        return ranked[:held]
 
 
 def make_plan(
@@ -197,8 +223,13 @@ def make_plan(
         voices: Gives the TTS voices of a language; None if nothing is to be spoken.
         companions: How many other utterances of the same split and language each is given.
         limit: At most so many utterances, drawn by chance, evenly.
+
+    Raises:
+        CorpusError: A corpus cannot be read.
+        DiskError: The plan cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    with explained(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     gc.freeze()  # what is loaded by now stays; looking through it again and again takes a quarter of the time
     plan = Plan(folder)
     forced = forced or {}
@@ -234,8 +265,9 @@ class _PlanFile:
         self.names = array("Q")
         """Hashes of the utterances' ids."""
         self.seconds = 0.0
-        self._sink = pa.OSFile(str(path), "wb")
-        self._file = pa.ipc.new_file(self._sink, _SCHEMA)
+        with explained(path):
+            self._sink = pa.OSFile(str(path), "wb")
+            self._file = pa.ipc.new_file(self._sink, _SCHEMA)
         self._waiting: list[Utterance] = []
         self._units: list[Unit] = []
 
@@ -247,7 +279,8 @@ class _PlanFile:
 
     def _flush(self) -> None:
         batch = _to_batch(self._waiting)
-        self._file.write_batch(batch)
+        with explained(self.path):
+            self._file.write_batch(batch)
         self.seconds += sum(u.duration for u in self._waiting if u.duration)
         digest = xxhash.xxh3_64_hexdigest(memoryview(batch.serialize()))
         self._units.append(Unit(digest, self.split, len(self._units), batch.num_rows))
@@ -256,9 +289,10 @@ class _PlanFile:
     def close(self) -> list[Unit]:
         if self._waiting:
             self._flush()
-        self._file.close()
-        self._sink.close()
-        (self.path.with_suffix(".companions.npy")).unlink(missing_ok=True)
+        with explained(self.path):
+            self._file.close()
+            self._sink.close()
+            (self.path.with_suffix(".companions.npy")).unlink(missing_ok=True)
         return self._units
 
 
@@ -332,7 +366,8 @@ def _write_companions(file: _PlanFile, count: int, plan: Plan) -> None:
     for tongue in np.unique(language):
         places = np.flatnonzero((language == tongue) & usable)
         _choose(places[np.argsort(hashed[places], kind="stable")], speaker, chosen)
-    np.save(file.path.with_suffix(".companions.npy"), chosen)
+    with explained(file.path):
+        np.save(file.path.with_suffix(".companions.npy"), chosen)
     begin = 0
     for index, unit in enumerate(plan.units):
         if unit.split == file.split:
@@ -375,17 +410,23 @@ def _codes(column: pa.ChunkedArray) -> Any:
 def _told_apart(utterances: Iterable[Utterance]) -> Iterator[tuple[Utterance, int]]:
     """The same, with hashes of their ids; an id that comes again gets a number and is marked."""
     seen: set[int] = set()
-    again: Counter[str] = Counter()
+    again: dict[str, int] = defaultdict(lambda: 1)
     for utterance in utterances:
-        name = xxhash.xxh3_64_intdigest(utterance.id.encode())
+        name = _hash(utterance.id)
         if name in seen:
-            again[utterance.id] += 1
-            number = again[utterance.id] + 1
-            problem = utterance.problem or f"duplicate_id: {utterance.id} is listed {number} times"
-            utterance = replace(utterance, id=f"{utterance.id}#{number}", problem=problem)
-            name = xxhash.xxh3_64_intdigest(utterance.id.encode())
+            first = utterance.id
+            while name in seen:
+                again[first] += 1
+                numbered = f"{first}{AGAIN}{again[first]}"
+                name = _hash(numbered)
+            problem = utterance.problem or f"duplicate_id: {first} is listed {again[first]} times"
+            utterance = replace(utterance, id=numbered, problem=problem)
         seen.add(name)
         yield utterance, name
+
+
+def _hash(name: str) -> int:
+    return xxhash.xxh3_64_intdigest(name.encode())
 
 
 def _some(utterances: Iterable[Utterance], limit: int, seed: int) -> Iterator[Utterance]:

@@ -162,7 +162,7 @@ def _model_at(model: type[BaseModel], keys: tuple[int | str, ...]) -> type[BaseM
 
 
 def load(path: Path) -> tuple[Document, Recipe]:
-    """Reads a recipe's file and checks its own keys; `pipeline.build.prepare` checks the plugins'.
+    """Reads a recipe's file and checks its own keys; `pipeline.setup.prepare` checks the plugins'.
 
     Raises:
         RecipeError: The file is no recipe.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from collections import Counter
 from pathlib import Path
 
@@ -10,7 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from pipeline import plugins
 from pipeline.plan import Plan, make_plan, read_unit
+from pipeline.shards import DiskError
 from pipeline.tts.base import Voice
 from schemas.recipe import SplitSpec
 from schemas.utterance import AudioSource, Utterance
@@ -24,7 +27,8 @@ def utterance(number: int, speaker: str | None = None, **more: object) -> Uttera
 
 def plan(utterances: list[Utterance], folder: Path, test: float = 0.3, size: int = 4, **more: object) -> Plan:
     spec = more.pop("spec", SplitSpec(test=test))
-    return make_plan(utterances, folder, spec=spec, seed=1, unit_utterances=size, **more)  # type: ignore[arg-type]
+    more = {"seed": 1} | more
+    return make_plan(utterances, folder, spec=spec, unit_utterances=size, **more)  # type: ignore[arg-type]
 
 
 def planned(made: Plan) -> list[tuple[str, Utterance]]:
@@ -44,14 +48,27 @@ def test_every_utterance_is_planned_once_and_no_speaker_twice(
     got = planned(made)
     assert len(got) == len(given_) == made.utterances == sum(u.utterances for u in made.units)
     assert len({u.id for _, u in got}) == len(got), "ids are told apart"
-    assert Counter(u.id.split("#")[0] for _, u in got) == Counter(u.id for u in given_)
-    assert all(u.problem for _, u in got if "#" in u.id)
+    assert Counter(u.id.split("  ")[0] for _, u in got) == Counter(u.id for u in given_)
+    assert all(bool(u.problem) == ("  " in u.id) for _, u in got)
     splits: dict[str, set[str]] = {}
     for split, u in got:
-        splits.setdefault(u.speaker or u.id.split("#")[0], set()).add(split)
+        splits.setdefault(u.speaker or u.id.split("  ")[0], set()).add(split)
     # An utterance without a speaker that is listed twice is the same recording.
     assert all(len(s) == 1 for who, s in splits.items() if "/" in who and not who.rsplit("/", 1)[1].isdigit())
     assert all(unit.utterances <= size for unit in made.units)
+
+
+@given(st.lists(st.sampled_from(["a", "a#2", "a x2", "a  x2", "a  x2  x2"]), max_size=12))
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_duplicate_ids_are_told_apart_whatever_they_look_like(tmp_path: Path, ids: list[str]) -> None:
+    got = [u for _, u in planned(plan([replace(utterance(1), id=i) for i in ids], tmp_path, test=0))]
+    assert len({u.id for u in got}) == len(got) == len(ids)
+    possible = [(given_, u) for given_, u in zip(ids, got, strict=True) if "  " not in given_]  # readers give no others
+    seen: set[str] = set()
+    for given_, u in possible:
+        assert (u.problem is None) == (given_ not in seen)
+        assert u.problem is not None or u.id == given_, "the id of the first of them stays"
+        seen.add(given_)
 
 
 def test_what_is_written_is_what_is_read(tmp_path: Path) -> None:
@@ -146,6 +163,60 @@ def test_sentences_and_voices_stay_in_one_split(tmp_path: Path) -> None:
         assert u.speaker == f"tts/{u.voice}"
         assert u.labels["gender"] in ("male", "female")
     assert all(len(v) == 3 for v in of_sentence.values()), "three voices, all different"
+
+
+def test_no_voice_is_in_both_splits_whatever_the_tags(tmp_path: Path) -> None:
+    tags = ["pt", "pt-BR", "en-US", "en", "en-GB", "ru", "es-419", "es"]
+    given_ = [replace(sentence(n, 1), id=f"t/{tag}:{n}", language=tag) for n in range(80) for tag in tags]
+    engine = plugins.load("tts", "espeak")()
+    for seed in range(5):
+        got = planned(plan(given_, tmp_path / str(seed), 0.1, voices=engine.voices, seed=seed))
+        by_split = {split: {u.voice for s, u in got if s == split} for split in ("train", "test")}
+        assert not by_split["train"] & by_split["test"]
+        for tag in tags:
+            own = {v.name for v in engine.voices(tag)}
+            for split in ("train", "test"):
+                used = {u.voice for s, u in got if s == split and u.language == tag}
+                assert len(used) >= 2
+                assert used <= own, "of the accent that is asked for"
+
+
+def test_voices_that_languages_share_or_of_an_accent_each(tmp_path: Path) -> None:
+    def shared(language: str) -> list[Voice]:
+        own = [Voice(f"{language}-{n}", language, {"accent": str(n)}) for n in range(6)]
+        return [*(Voice(f"all-{n}", language) for n in range(6)), *own] if language != "ru" else own
+
+    given_ = [replace(sentence(n, 1), id=f"t/{tag}:{n}", language=tag) for n in range(80) for tag in ("en", "de", "ru")]
+    got = planned(plan(given_, tmp_path, voices=shared))
+    for tag in ("en", "de", "ru"):
+        train, test = ({u.voice for s, u in got if s == split and u.language == tag} for split in ("train", "test"))
+        assert len(train) >= 2
+        assert len(test) >= 2
+    assert not {u.voice for s, u in got if s == "train"} & {u.voice for s, u in got if s == "test"}
+
+
+def test_a_text_whose_file_has_a_number_sign_in_its_name(tmp_path: Path) -> None:
+    given_ = [replace(sentence(n, 1), id=f"t/c#.en:{n}{v}") for n in range(20) for v in ("", "#1", "#2")]
+    assert len(planned(plan(given_, tmp_path, voices=voices))) == 60
+
+
+@pytest.mark.parametrize("place", ["a file is in the way", "the file grows too large", "the companions do"])
+def test_a_disk_that_does_not_take_the_plan_is_explained(tmp_path: Path, place: str) -> None:
+    (tmp_path / "file").touch()
+    folder = tmp_path / "file" / "plan" if "way" in place else tmp_path / "plan"
+    given_ = [utterance(n, f"s{n % 9}") for n in range(3000)]
+    if "way" in place:
+        with pytest.raises(DiskError, match=f"{folder}: a part of this path is a file: give another --out"):
+            plan(given_, folder)
+        return
+    most = 20_000 if "file" in place else 150_000
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, before[1]))
+    try:
+        with pytest.raises(DiskError, match=rf"{folder}/\w+\.arrow: the file grew over the allowed size"):
+            plan(given_, folder, size=1000, companions=60)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_a_language_without_voices(tmp_path: Path) -> None:
