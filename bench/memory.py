@@ -17,10 +17,11 @@ UTTERANCES, UNIT = 2_000, 500
 def _child(recipe: Path, out: Path) -> None:
     from pipeline.build import Job, build_unit
     from pipeline.plan import Plan
+    from pipeline.setup import prepare
 
     plan = Plan.load(out / ".build" / "plan")
     assert plan is not None
-    done = build_unit(Job(str(recipe), str(out)), plan.units[0])
+    done = build_unit(Job(str(recipe), str(out), prepare(str(recipe)).fingerprint), plan.units[0])
     print(json.dumps([peak_mb(), done.kept]))
 
 

@@ -25,7 +25,7 @@ from pipeline.endpoint import EndpointError
 from pipeline.plan import Plan, Unit
 from pipeline.report import Report
 from pipeline.setup import prepare
-from pipeline.shards import clear_temporary, exclusive
+from pipeline.shards import claim, clear_temporary, exclusive
 from pipeline.workers import Stopped, WorkerDied, Workers
 from schemas.manifest import DatasetManifest
 
@@ -81,12 +81,16 @@ def build_dataset(recipe: str, out: str, limit: int | None = None, workers: int 
         workers: Processes that build units.
     """
     global _workers
-    job = Job(recipe, out, workers=workers)
+    prepare.cache_clear()  # a process that serves flows has read the recipe for an earlier run
+    setup = prepare(recipe)
+    job = Job(recipe, out, fingerprint=setup.fingerprint, workers=workers)
     with exclusive(Path(out)):
+        claim(Path(out), setup.recipe.name)
         clear_temporary(Path(out))
         made = plan(job, limit)
-        with build.serving(job, made) as served, Workers(workers) as _workers:
+        with build.serving(job, made) as served, Workers(served.workers) as _workers:
             reports = _collect(unit.submit(served, piece) for piece in made.units)
+        _workers = None
         report = Report(finish(job, made), reports, made.warnings)
     name = report.dataset.name.replace("_", "-")
     create_markdown_artifact(report.markdown, key=f"{name}-summary")

@@ -9,10 +9,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from msgspec.structs import replace as with_position
+
 from pipeline import shards
 from pipeline.memo import Memo
 from pipeline.plan import Plan, Unit, read_unit
-from pipeline.setup import prepare
+from pipeline.recipes import RecipeError
+from pipeline.setup import Setup, prepare
 from pipeline.stage import Stopwatch, chain
 from pipeline.stages.generate import Generate
 from pipeline.tasks.base import alone
@@ -39,6 +42,8 @@ class Job:
     """The recipe's file."""
     out: str
     """The dataset's folder."""
+    fingerprint: str
+    """Of the recipe with all that it names, when the run began."""
     urls: tuple[str, ...] = ()
     """Where the LLM is served."""
     workers: int = 1
@@ -75,18 +80,22 @@ def build_unit(job: Job, unit: Unit) -> UnitReport:
         EndpointError: The LLM cannot be reached, or has no such model or key.
         DiskError, MemoError: The folder cannot be written to.
     """
-    out, setup = Path(job.out), prepare(job.recipe)
+    out, setup = Path(job.out), unchanged(job)
     done = shards.finished(out, unit.id, unit.split, setup.fingerprint)
     if done is not None:
         return UnitReport(unit.id, *rows_of(done), skipped=True)
     stopwatch = Stopwatch()
-    with Memo(out / shards.BUILD / "memo.sqlite") as memo:
+    with shards.working(out), Memo(out / shards.BUILD / "memo.sqlite") as memo:
         stages = setup.stages(memo, job.urls, job.workers)
         progress = _Progress(out, unit)
         per_batch = setup.recipe.shards.rows_per_batch
         with shards.UnitWriter(out, unit.id, unit.split, per_batch) as writer:
-            for sample in progress(chain(drafts(out / shards.BUILD / "plan", unit), stages, stopwatch)):
-                writer.add(_own(sample))
+            begun: set[str] = set()
+            stream = chain(_noted(drafts(out / shards.BUILD / "plan", unit), begun), stages, stopwatch)
+            for position, sample in enumerate(progress(stream)):
+                writer.add(_placed(sample, position))
+                begun -= _origins(sample)
+            assert not begun, f"no row came of {sorted(begun)[:3]}"
             manifest = writer.finish(setup.fingerprint, unit.utterances)
     generate = next((s for _, s in stages if isinstance(s, Generate)), None)
     return UnitReport(
@@ -107,19 +116,42 @@ def serving(job: Job, made: Plan) -> Iterator[Job]:
     """
     out, setup = Path(job.out), prepare(job.recipe)
     asking = setup.llm is not None and any(task.uses_llm for task in setup.tasks)
-    open_units = (shards.finished(out, u.id, u.split, setup.fingerprint) is None for u in made.units)
-    if setup.llm is None or not asking or not any(open_units):
+    open_units = sum(shards.finished(out, u.id, u.split, setup.fingerprint) is None for u in made.units)
+    job = replace(job, workers=max(1, min(job.workers, open_units)))  # they share what is in flight
+    if setup.llm is None or not asking or not open_units:
         yield job
         return
     with setup.llm.serving(out / shards.BUILD) as urls:
-        yield replace(job, urls=tuple(urls))
+        yield replace(job, urls=tuple(urls), workers=min(job.workers, setup.llm.concurrency))
 
 
-def _own(sample: Sample) -> Sample:
-    """A row that is rejected before its tasks are drawn still has its companions with it."""
-    if sample.task or len(sample.utterances) == 1:
-        return sample
-    return alone(sample)
+def unchanged(job: Job) -> Setup:
+    """The job's setup.
+
+    Raises:
+        RecipeError: The recipe, its prompts or the program are not what the run began with.
+    """
+    setup = prepare(job.recipe)
+    if setup.fingerprint != job.fingerprint:
+        raise RecipeError(f"{job.recipe} or its prompts were changed while the run was going: run it again")
+    return setup
+
+
+def _noted(samples: Iterator[Sample], ids: set[str]) -> Iterator[Sample]:
+    for sample in samples:
+        ids.add(sample.id)
+        yield sample
+
+
+def _origins(sample: Sample) -> set[str]:
+    """What a row's id may begin with: an utterance's id, to which a task appends its name and a number."""
+    return {sample.id, sample.id.rpartition(":")[0], sample.id.rsplit(":", 2)[0]}
+
+
+def _placed(sample: Sample, position: int) -> Sample:
+    """A row with its place in the unit. One that is rejected before its tasks are drawn still has its companions."""
+    sample = sample if sample.task or len(sample.utterances) == 1 else alone(sample)
+    return with_position(sample, position=position)
 
 
 def rows_of(manifest: ShardManifest) -> tuple[int, int]:

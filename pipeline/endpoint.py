@@ -26,6 +26,8 @@ _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _AGAIN = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
 _BUSY = frozenset({429, 503, 529})
 _NO_KEY = frozenset({401, 403})
+_NO_MONEY = 402
+_REFUSED_AT_FIRST = 32  # requests that are refused before any is served: then it is not the requests
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0  # seconds between tries
 _LONGEST_ASKED_PAUSE = 300.0  # seconds that a server may ask for with Retry-After
 _COMPLAIN_EVERY = 20.0  # seconds
@@ -79,6 +81,9 @@ class Client:
         self._urls = [URL(url.rstrip("/") + "/") for url in urls]
         self._in_flight = [0] * len(urls)
         self._resting_until = [0.0] * len(urls)
+        self._failures_in_row = [0] * len(urls)
+        self._successes = [float("-inf")] * len(urls)
+        self._served = self._refused = 0
         self._key, self._timeout = key, timeout
         self._retries, self._patience = retries, patience
         self._gone_after = patience if gone_after is None else gone_after
@@ -137,23 +142,29 @@ class Client:
         async with self._places:
             status, body = await self._persist("POST", path, payload)
         if status == 200:
+            self._served += 1
             return body
+        self._refused += 1
+        if not self._served and self._refused >= _REFUSED_AT_FIRST:
+            raise EndpointError(f"the first {self._refused} requests were all refused: {status}: {_message(body)}")
         raise RequestRefused(f"{status}: {_message(body)}")
 
     async def _persist(self, method: str, path: str, payload: bytes, only: int | None = None) -> tuple[int, bytes]:
         """Tries until there is an answer that more tries would not change."""
         began = time.monotonic()
-        failures = 0
+        failures = tries = 0
         while True:
             index = self._choose() if only is None else only
             answer = await self._try(index, method, path, payload)
             status, body = answer.status, answer.body
             if status is not None and status not in _AGAIN:
                 return self._settle(index, method, status, body)
-            # Being told to wait says nothing against the request.
-            failures += status not in _BUSY
             now = time.monotonic()
-            if failures > self._retries and self._last_success > began:
+            tries += 1
+            # Nothing against the request are being told to wait, and a server that fails whatever it is asked.
+            failures += status not in _BUSY and self._successes[index] > began
+            self._rest(index, now)
+            if failures > self._retries:
                 raise RequestRefused(f"{failures} tries failed while others succeeded: {_message(body)}")
             silent = now - max(began, self._last_success)
             if silent > (self._gone_after if answer.refused else self._patience):
@@ -163,9 +174,9 @@ class Client:
                     f"{_message(body)}). Start it again; all replies so far are remembered"
                 )
             self._complain(index, status, body, silent)
-            pause = answer.pause
-            if pause is None:
-                pause = random.uniform(0, min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** min(failures, 10)))
+            pause = random.uniform(0, min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** min(tries, 10)))
+            if answer.pause is not None:  # not all again at the same moment
+                pause = answer.pause + random.uniform(0, min(pause, 0.25 * answer.pause + 0.1))
             await asyncio.sleep(min(pause, _LONGEST_ASKED_PAUSE, self._patience + 1))
 
     def _complain(self, index: int, status: int | None, body: bytes, silent: float) -> None:
@@ -183,8 +194,11 @@ class Client:
             )
 
     def _settle(self, index: int, method: str, status: int, body: bytes) -> tuple[int, bytes]:
-        self._last_success = time.monotonic()
+        self._last_success = self._successes[index] = time.monotonic()
+        self._failures_in_row[index] = 0
         url = _shown(self._urls[index])
+        if status == _NO_MONEY:
+            raise EndpointError(f"{url} answers 402: {_message(body)}")
         if status in _NO_KEY:
             told = "it was given no key" if not self._key else "the key is not accepted"
             raise EndpointError(f"{url} answers {status}: {told}: {_message(body)}")
@@ -198,12 +212,22 @@ class Client:
         """Where a path is on a server; joined once, which costs a tenth of a request."""
         return self._addresses.setdefault((index, path), self._urls[index].join(URL(path)))
 
+    def _rest(self, index: int, now: float) -> None:
+        """Lets the others have the work of a server that fails: what fails at once is always the least busy."""
+        if self._resting_until[index] > now:
+            return  # many fail together, and that is one failure
+        self._failures_in_row[index] += 1
+        pause = _FIRST_PAUSE * 2 ** min(self._failures_in_row[index], 10)
+        self._resting_until[index] = now + min(_LONGEST_PAUSE, pause)
+
     def _choose(self) -> int:
         if len(self._urls) == 1:
             return 0
         now = time.monotonic()
         order = range(len(self._urls))
-        awake = [i for i in order if self._resting_until[i] <= now] or list(order)
+        awake = [i for i in order if self._resting_until[i] <= now]
+        if not awake:
+            return min(order, key=self._resting_until.__getitem__)
         return min(awake, key=self._in_flight.__getitem__)
 
     async def _try(self, index: int, method: str, path: str, payload: bytes) -> _Answer:
@@ -219,7 +243,6 @@ class Client:
                 pause = _retry_after(response.headers.get("Retry-After")) if response.status in _AGAIN else None
                 return _Answer(response.status, body, pause)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            self._resting_until[index] = time.monotonic() + 1.0  # let the others have it meanwhile
             text = str(error) or f"no answer in {self._timeout:g} s"
             return _Answer(None, text.encode(), refused=isinstance(error, aiohttp.ClientConnectorError))
         finally:

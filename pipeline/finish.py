@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,12 +12,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline import shards
-from pipeline.build import Job, rows_of
-from pipeline.filters.duplicates import Duplicates
+from pipeline.build import Job, rows_of, unchanged
+from pipeline.filters.duplicates import REASONS, Duplicates
 from pipeline.llm.base import LLM
 from pipeline.plan import Plan, Unit
 from pipeline.publish.card import card
-from pipeline.setup import Setup, prepare
+from pipeline.setup import Setup
 from schemas.arrow import FEATURES
 from schemas.manifest import DatasetManifest, Leakage, ShardManifest, SplitSummary, Tokens
 from schemas.sample import Rejection
@@ -33,14 +33,15 @@ def finish(job: Job, plan: Plan) -> DatasetManifest:
     Raises:
         LeakageError: Train and test share something.
     """
-    out, setup = Path(job.out), prepare(job.recipe)
+    out, setup = Path(job.out), unchanged(job)
     made = [_manifest(out, unit, setup.fingerprint) for unit in plan.units]
-    if setup.duplicates is not None:
-        made = _without_duplicates(out, made, setup.duplicates, setup.recipe.shards.rows_per_batch)
+    (out / "dataset.json").unlink(missing_ok=True)  # it must not vouch for shards that are written anew
+    made = _without_duplicates(out, made, setup.duplicates, setup.recipe.shards.rows_per_batch)
     planned = {(m.split, m.unit) for m in made}
     for manifest in shards.manifests(out, shards.SPLITS):
         if (manifest.split, manifest.unit) not in planned:
             shards.discard(out, manifest)
+    shards.discard_strays(out, made)
     dataset = _dataset_manifest(setup, plan, made)
     leakage = dataset.leakage
     if leakage.speakers_in_both or leakage.instructions_in_both:
@@ -57,30 +58,51 @@ def _manifest(out: Path, unit: Unit, fingerprint: str) -> ShardManifest:
 
 
 def _without_duplicates(
-    out: Path, made: list[ShardManifest], duplicates: Duplicates, rows_per_batch: int
+    out: Path, made: list[ShardManifest], duplicates: Duplicates | None, rows_per_batch: int
 ) -> list[ShardManifest]:
+    """Judges all rows that are sound in themselves, whatever was said of them before.
+
+    So the verdicts depend on nothing but the rows: not on what an earlier run with other units said,
+    and not on how far a killed one came.
+    """
     tables, messages, origin = [], [], []
+    before: list[tuple[str | None, str]] = []
     for index, manifest in enumerate(made):
-        if manifest.kept is None:
-            continue
-        row = 0
-        for batch in shards.batches(out / manifest.kept.path, ["id", "task", "utterances", "messages"]):
+        for batch in _sound(out, manifest):
             first = pc.list_element(batch["utterances"], 0)
             wanted = ("id", "transcript", "digest", "fingerprint")
             columns = [batch["id"], batch["task"], *(pc.struct_field(first, name) for name in wanted)]
             tables.append(pa.table(columns, names=["id", "task", "utterance", *wanted[1:]]))
             messages.append(batch["messages"])
-            origin += [(index, row + i) for i in range(batch.num_rows)]
-            row += batch.num_rows
+            units = pa.array([index] * batch.num_rows, pa.int32())
+            origin.append(pa.table([units, batch["position"]], ["unit", "position"]))
+            before += zip(batch["rejected"].to_pylist(), batch["detail"].to_pylist(), strict=True)
     if not tables:
         return made
-    contents = pa.chunked_array(messages)
-    found = duplicates.find(pa.concat_tables(tables), lambda row: [str(m["content"]) for m in contents[row].as_py()])
-    by_shard: dict[int, dict[int, Rejection]] = {}
-    for place, rejection in found.items():
-        index, row = origin[place]
-        by_shard.setdefault(index, {})[row] = rejection
-    return [shards.rejecting(out, m, by_shard[i], rows_per_batch) if i in by_shard else m for i, m in enumerate(made)]
+    # The order in which the first of equals is kept: that of the plan.
+    places = pa.concat_tables(origin)
+    order = pc.sort_indices(places, sort_keys=[("unit", "ascending"), ("position", "ascending")])
+    places, contents = places.take(order), pa.chunked_array(messages).take(order)
+    found: dict[int, Rejection] = {}
+    if duplicates is not None:
+        rows = pa.concat_tables(tables).take(order)
+        found = duplicates.find(rows, lambda row: [str(m["content"]) for m in contents[row].as_py()])
+    changed: dict[int, dict[int, Rejection | None]] = defaultdict(dict)
+    for row, earlier in enumerate(order.to_pylist()):
+        verdict, (reason, detail) = found.get(row), before[earlier]
+        if verdict != (None if reason is None else Rejection(reason, detail)):
+            changed[places["unit"][row].as_py()][places["position"][row].as_py()] = verdict
+    return [shards.judged(out, m, changed[i], rows_per_batch) if i in changed else m for i, m in enumerate(made)]
+
+
+def _sound(out: Path, manifest: ShardManifest) -> Iterator[pa.RecordBatch]:
+    """What a duplicate is judged by, of rows that are kept or were set aside as duplicates."""
+    columns = ["id", "task", "utterances", "messages", "rejected", "detail", "position"]
+    if manifest.kept is not None:
+        yield from shards.batches(out / manifest.kept.path, columns)
+    if manifest.rejected is not None and REASONS & manifest.reasons.keys():
+        for batch in shards.batches(out / manifest.rejected.path, columns):
+            yield batch.filter(pc.is_in(batch["rejected"], pa.array(sorted(REASONS))))
 
 
 def _sum(counts: Iterator[Mapping[str, Any]]) -> dict[str, Any]:
@@ -143,7 +165,6 @@ def _cost(llm: LLM | None, tokens: Mapping[str, Tokens]) -> float | None:
 
 def _write_dataset(out: Path, dataset: DatasetManifest) -> None:
     """What makes `load_dataset(folder)` and `load_from_disk(folder)` work, then the manifest, last."""
-    (out / "dataset.json").unlink(missing_ok=True)
     for split, summary in dataset.splits.items():
         shards.write_atomically(out / split / "state.json", shards.state_file(summary.shards, split))
         info = {"dataset_name": dataset.name, "features": FEATURES}

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import heapq
 import io
 import itertools
 import json
@@ -19,12 +20,13 @@ import shutil
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import xxhash
+from msgspec.structs import replace
 from pydantic import ValidationError
 
 from schemas.arrow import SCHEMA, from_batch, to_batch
@@ -106,9 +108,43 @@ def exclusive(folder: Path) -> Iterator[None]:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise FolderInUse(f"another run is building in {folder}: wait for it, or give another --out") from error
+        with _flock(folder, fcntl.LOCK_EX):  # workers of a run that was killed end with it, a moment later
+            pass
         yield
     finally:
         os.close(handle)
+
+
+def working(folder: Path) -> AbstractContextManager[None]:
+    """Held by a worker while it builds: no new run begins before it is gone."""
+    return _flock(folder, fcntl.LOCK_SH)
+
+
+@contextmanager
+def _flock(folder: Path, kind: int) -> Iterator[None]:
+    with open(folder / BUILD / "workers.lock", "ab") as file:
+        fcntl.flock(file, kind)
+        yield
+
+
+def claim(folder: Path, name: str) -> None:
+    """Says whose dataset a folder is to hold. Call it while holding the folder.
+
+    Raises:
+        DiskError: It holds another's, or files that are no dataset.
+    """
+    said = folder / BUILD / "name"
+    if said.exists():
+        other = said.read_text()
+        if other != name:
+            raise DiskError(
+                errno.EEXIST, f"{folder} holds the dataset {other!r}, the recipe makes {name!r}: give another --out"
+            )
+        return
+    foreign = sorted(path.name for path in folder.iterdir() if path.name != BUILD)
+    if foreign and not (folder / "dataset.json").exists():
+        raise DiskError(errno.EEXIST, f"{folder} holds {foreign[0]} and is no dataset: give another --out")
+    write_atomically(said, name.encode())
 
 
 class _Digesting(io.RawIOBase):
@@ -339,7 +375,9 @@ class UnitWriter:
                 files[kind] = writer.close(self._name(kind))
             # An old manifest must not vouch for new files: it goes before they come.
             place = self._folder / manifest_path(self.split, self.unit)
-            place.unlink(missing_ok=True)
+            if place.exists():
+                place.unlink()
+                _sync_folder(place.parent)
             for kind in ("kept", "rejected"):
                 target = self._folder / self._name(kind)
                 if kind in files:
@@ -422,13 +460,24 @@ def _is_there(path: Path, size: int) -> bool:
         return False
 
 
-def rejecting(folder: Path, manifest: ShardManifest, rows: dict[int, Rejection], rows_per_batch: int) -> ShardManifest:
-    """Sets rows of a finished shard aside, by their number in it, and writes it anew."""
-    assert manifest.kept is not None
+def judged(
+    folder: Path, manifest: ShardManifest, verdicts: Mapping[int, Rejection | None], rows_per_batch: int
+) -> ShardManifest:
+    """Writes a finished shard anew with other verdicts.
+
+    Args:
+        folder: The dataset's.
+        manifest: The shard's.
+        verdicts: By the row's position in its unit; None takes a row back that was set aside.
+        rows_per_batch: Of the recipe.
+    """
+    files = [file for file in (manifest.kept, manifest.rejected) if file is not None]
+    rows = heapq.merge(*(read(folder / file.path) for file in files), key=lambda sample: sample.position)
     with UnitWriter(folder, manifest.unit, manifest.split, rows_per_batch) as writer:
-        for number, sample in enumerate(read(folder / manifest.kept.path)):
-            writer.add(sample.reject(*rows[number]) if number in rows else sample)
-        for sample in read(folder / manifest.rejected.path) if manifest.rejected else ():
+        for sample in rows:
+            if sample.position in verdicts:
+                verdict = verdicts[sample.position]
+                sample = replace(sample, rejected=None, detail="") if verdict is None else sample.reject(*verdict)
             writer.add(sample)
         return writer.finish(manifest.fingerprint, manifest.utterances)
 
@@ -449,11 +498,20 @@ def discard(folder: Path, manifest: ShardManifest) -> None:
         (folder / path).unlink(missing_ok=True)
 
 
+def discard_strays(folder: Path, made: Iterable[ShardManifest]) -> None:
+    """Removes Arrow files that no manifest names: they do not exist, but others would read them."""
+    known = {file.path for m in made for file in (m.kept, m.rejected) if file is not None}
+    for pattern in (*(f"{split}/shard-*.arrow" for split in SPLITS), "rejected/*.arrow"):
+        for path in folder.glob(pattern):
+            if path.relative_to(folder).as_posix() not in known:
+                path.unlink()
+
+
 def clear_temporary(folder: Path) -> None:
     """Removes what a killed run left half-written. Call it while holding the folder."""
     with suppress(FileNotFoundError):
         shutil.rmtree(folder / BUILD / "tmp")
-    for place in (folder, folder / BUILD / "plan", *(folder / split for split in SPLITS)):
+    for place in (folder, folder / BUILD, folder / BUILD / "plan", *(folder / split for split in SPLITS)):
         for path in place.glob(".*.tmp"):
             path.unlink(missing_ok=True)
 

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import gc
 import multiprocessing
+import os
 import queue
 import signal
 import threading
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
 from types import TracebackType
 from typing import ParamSpec, TypeVar
 
@@ -53,7 +56,7 @@ class Workers:
         try:
             if self._stopping:
                 raise Stopped("the run was stopped")
-            return worker.pool.submit(function, *args, **kwargs).result()
+            return worker.submit(function, *args, **kwargs).result()
         except BrokenProcessPool as error:
             worker.close()
             if self._stopping:
@@ -64,7 +67,7 @@ class Workers:
 
     def stop(self) -> None:
         """Kills all processes at once. What they have finished stays; the rest is made again."""
-        self._stopping = True
+        self._stopping = True  # before they are killed: what dies now was stopped
         for worker in self._all:
             worker.kill()
 
@@ -86,18 +89,21 @@ class _Worker:
 
     def __init__(self) -> None:
         self._pool: ProcessPoolExecutor | None = None
+        self._killed = False
         self._lock = threading.Lock()
 
-    @property
-    def pool(self) -> ProcessPoolExecutor:
+    def submit(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         with self._lock:
+            if self._killed:
+                raise Stopped("the run was stopped")
             if self._pool is None:
                 context = multiprocessing.get_context("spawn")  # threads and fork do not go together
                 self._pool = ProcessPoolExecutor(1, mp_context=context, initializer=_begin)
-            return self._pool
+            return self._pool.submit(function, *args, **kwargs)
 
     def kill(self) -> None:
         with self._lock:
+            self._killed = True
             processes = self._pool._processes if self._pool is not None else None
             for process in list((processes or {}).values()):
                 process.kill()
@@ -110,7 +116,16 @@ class _Worker:
             pool.shutdown(wait=True, cancel_futures=True)
 
 
+def _end_with(run: BaseProcess) -> None:
+    """A worker without its run would go on buying replies that nobody waits for."""
+    wait([run.sentinel])
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
 def _begin() -> None:
+    run = multiprocessing.parent_process()
+    assert run is not None
+    threading.Thread(target=_end_with, args=(run,), daemon=True).start()
     # A terminal's Ctrl-C reaches all processes; only the run decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # Thousands of requests in flight, and hardly a cycle among their objects: looking for some at each

@@ -109,6 +109,7 @@ _COLUMNS = {
     "provenance": _PROVENANCE,
     "rejected": pa.string(),
     "detail": pa.string(),
+    "position": pa.int32(),
 }
 
 
@@ -299,6 +300,7 @@ def to_batch(samples: Sequence[Sample]) -> pa.RecordBatch:
         ),
         "rejected": _column((s.rejected for s in samples), pa.string()),
         "detail": _column((s.detail for s in samples), pa.string()),
+        "position": _column((s.position for s in samples), pa.int32()),
     }
     return pa.RecordBatch.from_arrays([columns[f.name] for f in SCHEMA], schema=SCHEMA)
 
@@ -345,4 +347,5 @@ def from_batch(batch: pa.RecordBatch) -> Iterator[Sample]:
             provenance=Provenance(**row["provenance"]),
             rejected=row["rejected"],
             detail=row["detail"],
+            position=row["position"],
         )

@@ -74,6 +74,8 @@ class Sample(Struct, frozen=True, gc=False):
     provenance: Provenance = Provenance()
     rejected: str | None = None
     detail: str = ""
+    position: int = 0
+    """The row's place in its unit, from which the order of rows in files follows."""
 
     def reject(self, reason: str, detail: str = "") -> Sample:
         """This sample, set aside with a snake_case reason."""

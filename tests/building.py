@@ -16,8 +16,9 @@ from schemas.sample import Sample
 def build(recipe: Path, out: Path, limit: int | None = None) -> DatasetManifest:
     """Plan, units one after another, finish."""
     prepare.cache_clear()
-    job = Job(str(recipe), str(out))
+    job = Job(str(recipe), str(out), prepare(str(recipe)).fingerprint)
     with shards.exclusive(out):
+        shards.claim(out, prepare(job.recipe).recipe.name)
         shards.clear_temporary(out)
         plan = prepare(job.recipe).plan(out, limit)
         with serving(job, plan) as served:

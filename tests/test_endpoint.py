@@ -161,6 +161,49 @@ def test_what_no_request_survives_stops_at_once(server: Server, status: int, par
     assert server.seen["a"] == 1
 
 
+def failing(status: int, **headers: str) -> Handler:
+    async def answer(request: web.Request) -> web.StreamResponse:
+        return web.Response(status=status, text="no", headers=headers)
+
+    return answer
+
+
+def test_an_empty_purse_ends_it_at_once(server: Server) -> None:
+    server.answer = failing(402)
+    (result,) = post(client(server), "a")
+    assert isinstance(result, EndpointError)
+    assert "402" in str(result)
+
+
+def test_a_server_that_refuses_all_ends_it(server: Server) -> None:
+    server.answer = failing(400)
+    results = post(client(server, concurrency=4), *map(str, range(60)))
+    assert isinstance(results[-1], EndpointError)
+    assert "refused: 400: no" in str(results[-1])
+    server.answer = server.fine
+    assert post(client(server), "a") == [b"fine"]
+
+
+def test_a_busy_server_is_asked_less_and_less(server: Server) -> None:
+    server.answer = failing(429)
+    post(client(server, concurrency=16, patience=6.0), *map(str, range(16)))
+    assert server.seen.total() < 16 * 12, "two tries a second and request would be a siege"
+
+
+def test_those_who_are_told_when_to_come_back_do_not_come_together(server: Server) -> None:
+    seen: list[float] = []
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        if server.seen[(await request.read()).decode()] == 1:
+            return web.Response(status=429, headers={"Retry-After": "1"})
+        seen.append(time.monotonic())
+        return web.Response(body=b"fine")
+
+    server.answer = answer
+    assert post(client(server, concurrency=16, patience=9.0), *map(str, range(16))) == [b"fine"] * 16
+    assert max(seen) - min(seen) > 0.05
+
+
 def test_a_missing_key_is_named(server: Server) -> None:
     async def answer(request: web.Request) -> web.StreamResponse:
         return web.Response(status=401)
@@ -267,6 +310,23 @@ def test_equal_servers_share_the_work_and_stand_in_for_each_other() -> None:
     assert post(client(one, two, patience=20.0), *map(str, range(40))) == [b"fine"] * 40
     assert one.seen.total() - before == 40
     one.stop()
+
+
+@pytest.mark.parametrize("status", [500, 429, 503])
+def test_a_server_that_fails_whatever_it_is_asked_spoils_nothing(status: int) -> None:
+    good, bad = Server(), Server()
+
+    async def slowly(request: web.Request) -> web.StreamResponse:
+        await asyncio.sleep(0.05)
+        return web.Response(body=b"fine")
+
+    good.answer, bad.answer = slowly, failing(status)
+    begin = time.monotonic()
+    assert post(client(good, bad, patience=20.0), *map(str, range(150))) == [b"fine"] * 150
+    assert time.monotonic() - begin < 15
+    assert bad.seen.total() < 60
+    good.stop()
+    bad.stop()
 
 
 def models(*names: str) -> Handler:

@@ -109,6 +109,27 @@ def test_the_second_time_everything_is_remembered(server: Server, memo: Memo) ->
     server.start_again()
 
 
+@pytest.mark.parametrize("options", [{"seeded": False}, {"extra": {"seed": 5}}])
+def test_a_bad_reply_is_asked_again_also_where_requests_do_not_differ(
+    server: Server, memo: Memo, options: dict[str, Any]
+) -> None:
+    times = 0
+
+    def better(body: dict[str, Any]) -> tuple[str, str]:
+        nonlocal times
+        times += 1
+        return ("", "stop") if times < 3 else echo(body)
+
+    answering(server, better)
+    made = stage(server, memo, **options)
+    (row,) = made([asked(0)])
+    assert row.rejected is None
+    assert (row.provenance.attempts, made.asked, made.remembered) == (3, 3, 0)
+    again = stage(server, memo, **options)
+    assert list(again([asked(0)])) == [row]
+    assert (again.asked, again.remembered) == (0, 3)
+
+
 def test_memory_is_bounded_by_the_window(server: Server, memo: Memo) -> None:
     """A stream of any length is read only as far ahead as the window goes."""
     answering(server, echo)

@@ -101,15 +101,19 @@ def test_an_error_in_the_middle_leaves_nothing(tmp_path: Path) -> None:
     assert [p for p in tmp_path.rglob("*") if p.is_file()] == []
 
 
-def test_rows_can_be_set_aside_later(tmp_path: Path) -> None:
-    rows = [sample(n, "silent" if n == 3 else None) for n in range(10)]
+def test_rows_can_be_set_aside_later_and_taken_back(tmp_path: Path) -> None:
+    rows = [replace(sample(n, "silent" if n == 3 else None), position=n) for n in range(10)]
     manifest = write(tmp_path, rows)
-    changed = shards.rejecting(tmp_path, manifest, {0: shards.Rejection("duplicate_audio", "like x")}, 4)
+    first = {p.name: p.read_bytes() for p in tmp_path.rglob("*.arrow")}
+    changed = shards.judged(tmp_path, manifest, {0: shards.Rejection("duplicate_audio", "like x")}, 4)
     assert changed.kept is not None
     assert changed.rejected is not None
     assert (changed.kept.rows, changed.rejected.rows) == (8, 2)
     assert changed.reasons == {"duplicate_audio": 1, "silent": 1}
     assert changed.utterances == manifest.utterances
+    assert [s.position for s in shards.read(tmp_path / changed.rejected.path)] == [0, 3]
+    assert shards.judged(tmp_path, changed, {0: None}, 4) == manifest
+    assert {p.name: p.read_bytes() for p in tmp_path.rglob("*.arrow")} == first
 
 
 def test_a_file_that_does_not_read_back_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

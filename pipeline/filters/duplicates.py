@@ -30,6 +30,7 @@ _BAND = 4  # bytes of a fingerprint that are compared as one
 _SMALL_GROUP = 64  # utterances of equal transcript are compared each with each up to here
 _REACH = 8  # neighbours that are compared in larger groups
 
+REASONS = frozenset({"duplicate_audio", "near_duplicate_audio", "duplicate_sample", "repeated_response"})
 COLUMNS = ("id", "task", "utterance", "transcript", "digest", "fingerprint")
 
 

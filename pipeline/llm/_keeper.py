@@ -9,6 +9,7 @@ its children are told to stop, and after a while are killed. Ends with the serve
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import select
 import signal
@@ -17,14 +18,17 @@ import sys
 import time
 
 GRACE_SECONDS = 15.0  # between SIGTERM and SIGKILL
+_IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_PR_SET_PDEATHSIG = 1
 
 
 def keep(command: list[str]) -> int:
     """Runs a command in a process group of its own until it ends or standard input closes."""
-    # A terminal's Ctrl-C goes to the run, which closes the pipe; the keeper must outlive it.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Only the pipe counts: what ends the run closes it, and the keeper must outlive the run.
+    for number in _IGNORED:
+        signal.signal(number, signal.SIG_IGN)
     try:
-        server = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
+        server = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True, preexec_fn=_as_server)
     except OSError as error:
         print(f"{command[0]}: {error.strerror}", file=sys.stderr)
         return 127
@@ -33,6 +37,14 @@ def keep(command: list[str]) -> int:
         if ready and not os.read(sys.stdin.fileno(), 4096):
             _stop(server)
     return server.returncode
+
+
+def _as_server() -> None:
+    """In the server, before it begins: it heeds signals again, and ends with a keeper that is killed."""
+    for number in _IGNORED:
+        signal.signal(number, signal.SIG_DFL)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _stop(server: subprocess.Popen[bytes]) -> None:

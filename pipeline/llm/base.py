@@ -137,10 +137,15 @@ class LLM(Options):
         return f"{self.model_name}@{self.revision}".encode()
 
     @property
+    def tells_seed(self) -> bool:
+        """Whether each request carries its own seed, and so differs from all others."""
+        return self.seeded and "seed" not in self.extra
+
+    @property
     def shaping(self) -> dict[str, Any]:
         """The options that shape replies."""
         shaping = ("temperature", "top_p", "structured", "seeded", "limit_key", "extra", "attempts")
-        return {"identity": self.identity.decode(), **self.model_dump(include=set(shaping))}
+        return {"engine": self.engine, "identity": self.identity.decode(), **self.model_dump(include=set(shaping))}
 
     @property
     def api_key(self) -> str | None:
@@ -227,6 +232,7 @@ def kept_server(
             stdout=output,
             stderr=subprocess.STDOUT,
             env=environment,
+            start_new_session=True,  # what is sent to the run's group, or its terminal, is not meant for it
         )
     try:
         _wait_until_healthy(name, keeper, port, logfile, startup)

@@ -154,7 +154,8 @@ class Generate(Stage):
 
     async def _ask(self, question: Question, seed: int, client: Client, recorder: _Recorder) -> Completion:
         payload = self._llm.request(question.messages, question.reply, question.most_tokens, seed)
-        key = digest(b"chat", self._llm.identity, payload)
+        parts = [payload] if self._llm.tells_seed else [payload, seed.to_bytes(8, "big")]
+        key = digest(b"chat", self._llm.identity, *parts)
         known = self._memo.get(key)
         if known is not None:
             self.remembered += 1
