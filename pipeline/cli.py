@@ -6,12 +6,15 @@ import logging
 import os
 import signal
 import sys
+import tempfile
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn, ParamSpec, TypeVar
 
 import typer
 from rich.console import Console
@@ -41,12 +44,15 @@ from schemas.sample import Sample
 console = Console()
 errors = Console(stderr=True)
 log = logging.getLogger("earwitness")
+P = ParamSpec("P")
+T = TypeVar("T")
 
 USERS = (
     *(RecipeError, PromptError, CorpusError, MissingExtra, EndpointError, MemoError, DiskError),
     *(FolderInUse, NoDataset, SpeechError, UnitsFailed),
 )
 """Errors that a person can mend: their message is all that is shown."""
+PREFECTS = ("prefect", "httpx", "sqlalchemy")  # whose errors are not about the dataset
 PROBLEMS_SHOWN = 5
 
 
@@ -69,10 +75,11 @@ def build(
         names = ", ".join(setup.tasks_left_out)
         console.print(f"[yellow]Left out, since the recipe names no LLM (`llm`):[/yellow] {names}")
     os.environ.setdefault("PREFECT_LOGGING_LEVEL", "INFO" if verbose else "CRITICAL")
+    _check_prefect_home()
     with _told_how_to_go_on(folder), _shown(folder):
         from flows import build_dataset
 
-        report = build_dataset.run(path, folder, limit, workers)
+        report = _apart(build_dataset.run, path, folder, limit, workers)
     for warning in report.warnings:
         console.print(f"[yellow]Warning:[/yellow] {warning}")
     _summary(report.dataset)
@@ -111,7 +118,7 @@ def corpora(
 
 def inspect(
     dataset: Annotated[Path, typer.Argument(help="A dataset's folder.")],
-    row: Annotated[int | None, typer.Option(help="Show row N, counted from 0.")] = None,
+    row: Annotated[int | None, typer.Option(min=0, help="Show row N, counted from 0.")] = None,
     wav: Annotated[Path | None, typer.Option(help="Write the speech of that row to this file.")] = None,
     rejected: Annotated[bool, typer.Option(help="Look at rejected rows.")] = False,
     verify: Annotated[bool, typer.Option(help="Compare all files with their digests.")] = False,
@@ -140,11 +147,10 @@ def inspect(
 
 def recipes() -> None:
     """List the shipped recipes."""
-    table = Table("recipe", "what it makes", "file", box=None)
     for name, path in recipe_files.shipped().items():
         _, recipe = recipe_files.load(path)
-        table.add_row(name, recipe.description, str(path))
-    console.print(table)
+        console.print(f"[bold]{name}[/bold]: {recipe.description}")
+        console.print(Text(f"  {path}", "dim"), soft_wrap=True)  # in one line, so that it can be copied
 
 
 COMMANDS: dict[str, Callable[..., None]] = {
@@ -172,8 +178,27 @@ def main() -> None:
     try:
         application()
     except USERS as error:
-        errors.print(Text.assemble(("Error: ", "bold red"), str(error)), soft_wrap=True)
-        sys.exit(1)
+        _fail(str(error))
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        _fail(
+            f"{where}{error.strerror or error}: mend the path, its permissions or the disk, and run the command again"
+        )
+    except Exception as error:
+        if _raised_in(error) not in PREFECTS:
+            raise
+        _fail(f"Prefect failed: {error}. See that its server (PREFECT_API_URL) runs and PREFECT_HOME can be written")
+
+
+def _fail(message: str) -> NoReturn:
+    errors.print(Text.assemble(("Error: ", "bold red"), message), soft_wrap=True)
+    sys.exit(1)
+
+
+def _raised_in(error: BaseException) -> str:
+    """The package in whose code an error arose."""
+    frames = list(traceback.walk_tb(error.__traceback__))
+    return str(frames[-1][0].f_globals.get("__name__", "")).partition(".")[0] if frames else ""
 
 
 def _refuse_foreign(folder: Path, name: str) -> None:
@@ -186,18 +211,67 @@ def _refuse_foreign(folder: Path, name: str) -> None:
         raise DiskError(17, f"{folder} holds the dataset {other!r}, the recipe makes {name!r}: give another --out")
 
 
+def _check_prefect_home() -> None:
+    """Whether Prefect can begin: without its database it tries in vain for minutes, and shows every stack."""
+    if os.environ.get("PREFECT_API_URL"):
+        return
+    home = Path(os.environ.get("PREFECT_HOME") or "~/.prefect").expanduser()
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=home) as probe:
+            probe.write(b"x")
+    except OSError as error:
+        cure = "free space there, or set PREFECT_HOME to a folder that can be written"
+        raise DiskError(
+            error.errno, f"{home}: Prefect cannot keep its records here ({error.strerror}): {cure}"
+        ) from error
+
+
 @contextmanager
 def _told_how_to_go_on(folder: Path) -> Iterator[None]:
-    """Ctrl-C ends the run at once; all that was finished stays."""
+    """Ctrl-C and SIGTERM end the run at once; all that was finished stays."""
+    before = signal.signal(signal.SIGTERM, _interrupt)
     try:
         yield
-    except KeyboardInterrupt:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    except KeyboardInterrupt as interruption:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
         errors.print(
             f"\n[yellow]Stopped.[/yellow] What was finished is in {folder}; the same command goes on from there."
         )
+        if "flows.build_dataset" in sys.modules:
+            sys.modules["flows.build_dataset"].stop()
         sys.stderr.flush()
-        os._exit(130)  # nothing is left to be written, and other threads may wait for ever
+        # Nothing is left to be written, and other threads may wait for ever.
+        os._exit(128 + (signal.SIGTERM if isinstance(interruption, _Terminated) else signal.SIGINT))
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM."""
+
+
+def _interrupt(*_: object) -> None:
+    raise _Terminated
+
+
+def _apart(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Runs something in a thread and waits for it, so that signals come to us alone.
+
+    A terminal's Ctrl-C also ends Prefect's temporary server, to which Prefect would then try for a
+    minute to report that it was interrupted.
+    """
+    outcome: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            outcome.set_result(work(*args, **kwargs))
+        except BaseException as error:  # handed on as it is
+            outcome.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return outcome.result()
 
 
 @contextmanager

@@ -39,7 +39,7 @@ class Watch:
         try:
             if (folder / "plan.json").stat().st_mtime < newer_than:
                 return None
-        except FileNotFoundError:
+        except OSError:
             return None
         plan = Plan.load(folder)
         if plan is None:

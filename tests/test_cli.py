@@ -74,6 +74,10 @@ class TestRecipes:
         said = earwitness("recipes").stdout
         assert all(name in said for name in recipes.shipped())
 
+    def test_paths_are_whole_on_a_narrow_terminal(self) -> None:
+        said = earwitness("recipes", COLUMNS="40").stdout
+        assert {str(path) for path in recipes.shipped().values()} <= {line.strip() for line in said.splitlines()}
+
 
 class TestBuild:
     """What is wrong is said before any work."""
@@ -94,6 +98,27 @@ class TestBuild:
         env = {"CORPORA": ""}
         said = fails("build", "spoken_qa", **env)
         assert "does not exist" in said or "not set" in said
+
+    def test_an_output_folder_below_a_file(self, tmp_path: Path, write_recipe: Callable[..., Path]) -> None:
+        (tmp_path / "file").touch()
+        said = fails("build", write_recipe(), "--out", tmp_path / "file" / "out")
+        assert str(tmp_path / "file") in said
+        assert "give another --out" in said
+
+    def test_prefect_has_no_place_for_its_records(self, tmp_path: Path, write_recipe: Callable[..., Path]) -> None:
+        (tmp_path / "file").touch()
+        home = tmp_path / "file" / "home"
+        said = fails("build", write_recipe(), "--out", tmp_path / "out", PREFECT_HOME=str(home), PREFECT_API_URL="")
+        assert f"{home}: Prefect cannot keep its records here" in said
+        assert "set PREFECT_HOME" in said
+
+    def test_prefects_server_does_not_answer(self, tmp_path: Path, write_recipe: Callable[..., Path]) -> None:
+        url = "http://127.0.0.1:9/api"
+        env = {"PREFECT_HOME": str(tmp_path / "home"), "PREFECT_API_URL": url}
+        said = fails("build", write_recipe(), "--out", tmp_path / "out", **env)
+        assert "Prefect failed" in said
+        assert url in said
+        assert "PREFECT_API_URL" in said
 
     def test_a_folder_that_holds_another_dataset(self, dataset: Path, write_recipe: Callable[..., Path]) -> None:
         said = fails("build", write_recipe("other"), "--out", dataset)
@@ -133,6 +158,17 @@ class TestInspect:
         said = fails("inspect", dataset, "--row", 10_000)
         assert "10000" in said
         assert "rows" in said
+
+    def test_a_row_before_the_first(self, dataset: Path) -> None:
+        done = earwitness("inspect", dataset, "--row", -1)
+        assert done.returncode == 2
+        assert "x>=0" in done.stderr
+        assert "Traceback" not in done.stderr
+
+    def test_a_place_for_its_sound_that_is_not_there(self, dataset: Path, tmp_path: Path) -> None:
+        said = fails("inspect", dataset, "--row", 0, "--wav", tmp_path / "none" / "row.wav")
+        assert f"{tmp_path / 'none' / 'row.wav'}: No such file or directory" in said
+        assert "mend the path" in said
 
     def test_no_dataset(self, tmp_path: Path) -> None:
         assert str(tmp_path) in fails("inspect", tmp_path)
