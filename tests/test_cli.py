@@ -162,7 +162,7 @@ class TestInspect:
     def test_a_row_before_the_first(self, dataset: Path) -> None:
         done = earwitness("inspect", dataset, "--row", -1)
         assert done.returncode == 2
-        assert "x>=0" in done.stderr
+        assert "greater than or equal to 0" in done.stderr
         assert "Traceback" not in done.stderr
 
     def test_a_place_for_its_sound_that_is_not_there(self, dataset: Path, tmp_path: Path) -> None:

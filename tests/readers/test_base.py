@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import tarfile
 import threading
 import time
 import zipfile
@@ -17,7 +19,7 @@ from pydantic import ValidationError
 from pipeline import plugins
 from pipeline.audio import AudioError, RawFormat, load
 from pipeline.readers._fields import ALIASES, guess, labels_of, number
-from pipeline.readers.base import CorpusError, Reader, audio_files, files, lines
+from pipeline.readers.base import CorpusError, Reader, audio_files, files, identity, lines
 from schemas.utterance import AudioSource
 from tests.reading import read, reasons, said, sound, sounds, text, the, wrong
 
@@ -103,14 +105,67 @@ def test_texts_are_cleaned(tmp_path: Path) -> None:
     assert said(read("audio_text", tmp_path)) == {"a": "été ab c"}
 
 
-def test_the_identity_of_a_source_changes_with_its_file(tmp_path: Path) -> None:
-    sounds(tmp_path, "a.wav")
-    before = read("audio_text", tmp_path)[0].source
-    sound(tmp_path / "a.wav", seconds=0.2)
-    after = read("audio_text", tmp_path)[0].source
-    assert before.identity
-    assert before.identity != after.identity
-    assert before.path == after.path
+def packed(folder: Path) -> None:
+    """The same two sounds as files, in a table, a manifest, a zip, a tar and a Parquet file."""
+    sound(folder / "files" / "a.wav", hz=300.0)
+    sound(folder / "files" / "b.wav", seconds=1.0, hz=500.0)
+    text(folder / "files" / "list.csv", "path,text", "a.wav,one", "b.wav,two")
+    text(folder / "files" / "list.jsonl", '{"path": "a.wav", "text": "one"}', '{"path": "b.wav", "text": "two"}')
+    with zipfile.ZipFile(folder / "c.zip", "w") as archive, tarfile.open(folder / "c.tar", "w") as tar:
+        for name in ("a.wav", "b.wav"):
+            archive.write(folder / "files" / name, name)
+            tar.add(folder / "files" / name, name)
+        archive.write(folder / "files" / "list.csv", "list.csv")
+
+
+@pytest.mark.parametrize(
+    ("reader", "path"),
+    [("audio_text", "files"), ("csv", "files"), ("jsonl", "files"), ("csv", "c.zip"), ("webdataset", "c.tar")],
+)
+def test_a_copy_is_the_same_and_a_change_is_not(tmp_path: Path, reader: str, path: str) -> None:
+    options = {"file": "list.csv"} if path == "c.zip" else {}
+    packed(tmp_path / "1")
+    before = read(reader, tmp_path / "1" / path, **options)
+    shutil.copytree(tmp_path / "1", tmp_path / "2", copy_function=shutil.copyfile)
+    for place in (tmp_path / "2").rglob("*"):
+        os.utime(place, (1e9, 1e9))
+    assert read(reader, tmp_path / "2" / path, **options) == before
+    assert all(u.source.identity for u in before)
+
+    sound(tmp_path / "2" / "files" / "a.wav", hz=301.0)  # of the same size
+    os.utime(tmp_path / "2" / "files" / "a.wav", (1.1e9, 1.1e9))
+    with zipfile.ZipFile(tmp_path / "2" / "c.zip", "w") as archive, tarfile.open(tmp_path / "2" / "c.tar", "w") as tar:
+        for name in ("a.wav", "b.wav", "list.csv"):
+            archive.write(tmp_path / "2" / "files" / name, name)
+            tar.add(tmp_path / "2" / "files" / name, name)
+    after = read(reader, tmp_path / "2" / path, **options)
+    assert after[0].source.identity != before[0].source.identity
+    assert [u.id for u in after] == [u.id for u in before]
+    if reader != "webdataset":  # of a member of a tar its header counts, with its time
+        assert after[1] == before[1]
+
+
+@pytest.mark.parametrize("size", [0, 1, 4096, 12_287, 12_288, 12_289, 100_000])
+def test_a_change_at_the_begin_the_middle_or_the_end_is_seen(tmp_path: Path, size: int) -> None:
+    path = tmp_path / "a.wav"
+    content = bytearray(os.urandom(size))
+    path.write_bytes(content)
+    seen = {identity(str(path))}
+    for place in {0, size // 2, size - 1} if size else ():
+        content[place] ^= 1
+        path.write_bytes(content)
+        seen.add(identity(str(path)))
+    path.write_bytes(content + b"x")
+    seen.add(identity(str(path)))
+    assert len(seen) == len({0, size // 2, size - 1} if size else ()) + 2
+
+
+def test_what_is_no_file_is_there_but_cannot_be_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.wav")
+    (tmp_path / "folder.wav").mkdir()
+    assert identity(str(tmp_path / "pipe.wav")).endswith("unreadable")
+    assert identity(str(tmp_path / "folder.wav")).endswith("unreadable")
+    assert identity(str(tmp_path / "none.wav")) == identity("a\0b") == ""
 
 
 def test_raw_format_is_for_files_without_header() -> None:
