@@ -15,6 +15,7 @@ from prefect import flow, task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.futures import PrefectFuture, as_completed
+from prefect.server.api.server import SubprocessASGIServer
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 from prefect.task_runners import ThreadPoolTaskRunner
 
@@ -111,6 +112,15 @@ def _collect(futures: Iterable[PrefectFuture[UnitReport]]) -> list[UnitReport]:
     if failures:
         raise UnitsFailed(failures, len(reports))
     return reports
+
+
+def stop() -> None:
+    """Ends workers and Prefect's temporary server at once, whatever the flow is doing."""
+    if _workers is not None:
+        _workers.stop()
+    for server in SubprocessASGIServer._instances.values():
+        if server.server_process is not None:
+            server.server_process.kill()
 
 
 def run(recipe: Path, out: Path, limit: int | None, workers: int) -> Report:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -202,6 +203,73 @@ def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(
     build(recipe, tmp_path / "plain")
     assert files_of(out) == files_of(tmp_path / "plain")
     assert asked > 0
+
+
+@pytest.fixture
+def no_server(tmp_path: Path) -> dict[str, str]:
+    """The environment of a run without a Prefect server."""
+    env = {name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"}
+    return env | {
+        "PREFECT_HOME": str(tmp_path / "prefect"),
+        "DO_NOT_TRACK": "1",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "0",
+    }
+
+
+def started(recipe: Path, out: Path, env: dict[str, str]) -> tuple[subprocess.Popen[str], list[psutil.Process]]:
+    """A run with a scripted LLM of its own that is in the middle of its work, and all its processes."""
+    process = subprocess.Popen(
+        command(recipe, out, "--workers", "2"),
+        cwd=ROOT,
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    wait_for_workers(process, out)
+    time.sleep(1.0)  # some requests are under way
+    return process, psutil.Process(process.pid).children(recursive=True)
+
+
+@pytest.mark.parametrize(("number", "group", "status"), [("INT", True, 130), ("TERM", False, 143)])
+def test_a_signal_ends_all_at_once_also_without_a_server(
+    no_server: dict[str, str], tmp_path: Path, write_recipe: Callable[..., Path], number: str, group: bool, status: int
+) -> None:
+    llm = {"engine": "scripted", "latency": 0.5, "concurrency": 2}
+    recipe = write_recipe("stopped", llm=llm, tasks=ASKING, samples_per_utterance=2)
+    process, family = started(recipe, tmp_path / "out", no_server)
+    (os.killpg if group else os.kill)(process.pid, getattr(signal, f"SIG{number}"))
+    began = time.monotonic()
+    _, errors = process.communicate(timeout=60)
+    assert time.monotonic() - began < 20
+    assert process.returncode == status, errors
+    assert "the same command goes on from there" in " ".join(errors.split())
+    assert "Traceback" not in errors
+    psutil.wait_procs(family, timeout=25)
+    assert not [p.cmdline() for p in family if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+
+
+def test_a_run_that_is_killed_takes_its_workers_and_its_llm_along(
+    no_server: dict[str, str], tmp_path: Path, write_recipe: Callable[..., Path], llm_server: Callable[..., LLMServer]
+) -> None:
+    server = llm_server("--latency", "0.4")
+    llm = {"engine": "openai", "base_url": server.url, "model": "scripted", "concurrency": 4}
+    recipe = write_recipe("killed", llm=llm, tasks=ASKING, samples_per_utterance=3)
+    out = tmp_path / "out"
+    process, family = started(recipe, out, no_server)
+    os.kill(process.pid, signal.SIGKILL)  # the run alone
+    process.wait()
+    again = run(no_server, recipe, out)
+    assert again.returncode == 0, again.stderr
+    assert not [p for p in family if p.is_running() and "spawn_main" in " ".join(p.cmdline())]
+    twice = [body for body, times in Counter(server.served).items() if times > 1]
+    assert len(twice) <= 4, "only what was under way at the kill is asked for again"
+    build(recipe, tmp_path / "plain")
+    assert files_of(out) == files_of(tmp_path / "plain")
+    for orphan in family:  # Prefect's temporary server knows nothing of us
+        with contextlib.suppress(psutil.NoSuchProcess):
+            orphan.kill()
 
 
 @pytest.mark.parametrize(
