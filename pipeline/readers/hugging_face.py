@@ -17,8 +17,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
+import xxhash
+
 from pipeline.readers._fields import LABELS, Chosen, guess, labels_of, number
-from pipeline.readers.base import CorpusError, Reader
+from pipeline.readers.base import CorpusError, Reader, files, identity
 from schemas.utterance import AudioSource, Utterance
 
 _OFFICIAL = {"train": "train", "validation": "dev", "dev": "dev", "test": "test"}
@@ -69,7 +71,7 @@ class HuggingFace(Reader):
     def _utterance(self, split: str, index: int, row: dict[str, Any], names: dict[str, str]) -> Utterance:
         get = {what: row.get(name) for what, name in names.items() if what != "audio"}
         key = get.get("key")
-        known = f"{self._datasets[split]._fingerprint}-{index}"
+        known = f"{self._identities[split]}-{index}"
         duration, rate, problem = None, None, None
         try:
             duration, rate = number(get.get("duration")), number(get.get("sampling_rate"), int)
@@ -100,13 +102,15 @@ class HuggingFace(Reader):
         path = value.get("path") if isinstance(value, dict) else value
         if not path:
             raise FileNotFoundError(f"row {source.member} of split {source.path} holds no audio")
-        return Path(path)
+        return Path(self.path, path)  # an absolute one stays as it is
 
     @cached_property
     def _datasets(self) -> dict[str, Any]:
         import datasets
 
         path = Path(self.path)
+        if not path.exists() and (self.path.startswith(("/", ".", "~")) or self.path.count("/") > 1):
+            raise CorpusError(f"{path} is not there; a folder, or the id of a dataset on the Hub, is expected")
         try:
             if path.is_dir() and any((path / n).is_file() for n in ("dataset_dict.json", "state.json")):
                 loaded = datasets.load_from_disk(self.path)
@@ -121,6 +125,22 @@ class HuggingFace(Reader):
             raise CorpusError(f"{self.path} has no split {sorted(unknown)[0]!r}; there are: {', '.join(loaded)}")
         chosen = {n: d for n, d in loaded.items() if not self.splits or n in self.splits}
         return {name: _undecoded(rows) for name, rows in chosen.items()}
+
+    @cached_property
+    def _identities(self) -> dict[str, str]:
+        """What the rows of each split were read from: of a folder its files, wherever and whenever written."""
+        folder = Path(self.path)
+        if not folder.is_dir():
+            return {split: rows._fingerprint for split, rows in self._datasets.items()}
+        found = {}
+        for split, rows in self._datasets.items():
+            tables = [Path(table["filename"]) for table in rows.cache_files]
+            inside = [table for table in tables if table.is_relative_to(folder)]
+            digest = xxhash.xxh3_64()  # what is converted first lies in a cache, under a name made of times
+            for path in inside or files(folder):
+                digest.update(f"{path.relative_to(folder).as_posix()}:{identity(str(path))}\n".encode())
+            found[split] = digest.hexdigest()
+        return found
 
 
 def _undecoded(rows: Any) -> Any:

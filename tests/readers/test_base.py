@@ -24,7 +24,6 @@ from schemas.utterance import AudioSource
 from tests.reading import read, reasons, said, sound, sounds, text, the, wrong
 
 READERS = plugins.names("readers")
-LOCAL = [name for name in READERS if name != "hugging_face"]
 
 
 def make(reader: str, **options: Any) -> Reader:
@@ -43,7 +42,7 @@ def test_every_reader_is_documented_and_strict(reader: str) -> None:
         make(reader).name = "other"
 
 
-@pytest.mark.parametrize("reader", LOCAL)
+@pytest.mark.parametrize("reader", READERS)
 def test_a_folder_that_is_not_there_is_named(reader: str, tmp_path: Path) -> None:
     sounds(tmp_path, "a.wav")  # beside it: nothing of the parent folder may be read
     text(tmp_path / "a.txt", "words")
@@ -57,7 +56,7 @@ def test_a_file_is_no_folder(reader: str, tmp_path: Path) -> None:
     assert f"{path} is a file; the corpus's folder is expected" in wrong(reader, path)
 
 
-@pytest.mark.parametrize("reader", LOCAL)
+@pytest.mark.parametrize("reader", READERS)
 def test_an_empty_folder_is_an_error(reader: str, tmp_path: Path) -> None:
     assert str(tmp_path) in wrong(reader, tmp_path)
 
