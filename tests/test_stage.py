@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import ClassVar
 
@@ -12,8 +11,11 @@ from msgspec.structs import replace
 
 from pipeline import plugins
 from pipeline.stage import Filter, Stage, Stopwatch, chain
+from pipeline.stages.instruct import Instruct
+from pipeline.tasks.base import Briefing
 from schemas.sample import Rejection, Sample
-from schemas.utterance import Audio, Utterance
+from schemas.utterance import Utterance
+from tests.examples import PROMPTS, sentences, sound
 
 
 class Multiply(Stage):
@@ -51,36 +53,57 @@ class Modulo(Filter):
         return Rejection(f"modulo_{self.by}") if sum(sample.id.encode()) % self.by == 0 else None
 
 
+filters = st.sampled_from([n for n in plugins.names("filters") if n != "duplicates"]).map(
+    lambda name: plugins.load("filters", name)()
+)
 stages = st.one_of(
     st.builds(Multiply, st.integers(1, 3)),
     st.builds(Window, st.integers(0, 20)),
     st.builds(Modulo, by=st.integers(2, 7)),
-    st.sampled_from([n for n in plugins.names("filters") if n != "duplicates"]).map(
-        lambda name: plugins.load("filters", name)()
-    ),
+    filters,
 )
+TASKS = [plugins.load("tasks", name)() for name in ("transcription", "repeat", "spell", "keyword_spotting")]
+instructs = st.builds(Instruct, st.just(TASKS), st.just(Briefing(PROMPTS, 1, [])), st.just(1), st.none())
+transcripts = st.one_of(st.text(max_size=20), st.sampled_from(sentences("en")))
 
 
 def sample(number: int, text: str) -> Sample:
-    audio = Audio(b"x", 2.0, 16000, 1, "WAV/PCM_16", -3.0, -20.0, 0.0, str(number), b"")
-    heard = audio if number % 5 else None
+    heard = sound(2.0, 200.0 + number) if number % 5 else None
     return Sample(f"c/{number}", (Utterance(f"c/{number}", "c", text, "en", audio=heard),), "train")
 
 
+def expected(step: Stage, row: Sample) -> list[str]:
+    """The ids of what a stage must make of a sample: none is lost, and none comes from nowhere."""
+    if row.rejected is None and isinstance(step, Multiply):
+        return [f"{row.id}/{n}" for n in range(step._times)]
+    if row.rejected is None and isinstance(step, Instruct):
+        first = row.utterances[0]
+        return [f"{first.id}:{task.key}:0" for task in TASKS if task.fits(first)] or [row.id]
+    return [row.id]
+
+
 @settings(max_examples=200, deadline=None)
-@given(st.lists(st.text(max_size=20), max_size=25), st.lists(stages, max_size=6))
-def test_no_sample_is_lost(transcripts: list[str], steps: list[Stage]) -> None:
-    rows = [sample(number, text) for number, text in enumerate(transcripts)]
-    out = list(chain(rows, [(str(i), step) for i, step in enumerate(steps)]))
-    ancestors = Counter(row.id.split("/")[1] for row in out)
-    assert set(ancestors) == {str(n) for n in range(len(rows))}, "each comes out at least once"
-    kept = [row for row in out if row.rejected is None]
-    rejected = [row for row in out if row.rejected is not None]
-    assert len(out) == len(kept) + len(rejected)
-    if not any(isinstance(step, Multiply) for step in steps):
-        assert len(out) == len(rows)
-        assert [row.id for row in out] == [row.id for row in rows], "in their order"
-    assert all(reason and reason == reason.lower() and " " not in reason for reason in (r.rejected for r in rejected))
+@given(
+    st.lists(transcripts, max_size=12),
+    st.lists(stages, max_size=4),
+    st.lists(instructs, max_size=1),
+    st.lists(stages, max_size=3),
+)
+def test_no_sample_is_lost(texts: list[str], before: list[Stage], instruct: list[Stage], after: list[Stage]) -> None:
+    rows = [sample(number, text) for number, text in enumerate(texts)]
+    steps = [*before, *instruct, *after]
+    out = rows
+    for step in steps:
+        wanted = [name for row in out for name in expected(step, row)]
+        aside = [row for row in out if row.rejected is not None]
+        out = list(step(iter(out)))
+        assert [row.id for row in out] == wanted, "each, as often as it is multiplied, in their order"
+        passed = iter(out)
+        assert all(any(row == other for other in passed) for row in aside), "what was set aside is as it was"
+    assert list(chain(rows, [(str(i), step) for i, step in enumerate(steps)])) == out
+    assert {row.utterances[0].id for row in out} == {row.id for row in rows}
+    reasons = [row.rejected for row in out if row.rejected is not None]
+    assert all(reason and reason == reason.lower() and " " not in reason for reason in reasons)
 
 
 @given(st.lists(stages, max_size=5))
