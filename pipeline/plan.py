@@ -448,5 +448,8 @@ def _warnings(plan: Plan, spec: SplitSpec, splitter: _Splitter) -> list[str]:
             f"speakers in split.test_speakers"
         )
     if splits == {"test"}:
-        found.append("everybody fell into test: lower split.test")
+        found.append(
+            "everybody fell into test: lower split.test; or, if the corpus calls itself test or dev, set "
+            "`split: train` on it or `split.use_corpus_splits: false`"
+        )
     return found

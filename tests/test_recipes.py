@@ -127,6 +127,7 @@ CASES: list[tuple[str, str, str, list[str]]] = [
         "name: good\ninstruction_languages: [xx]",
         [":2: instruction_languages", "en, pt, ru"],
     ),
+    ("no language", "transcription:", "translation: {targets: [xx]}", [":6: tasks.translation.targets", "'xx'"]),
     ("no prompts folder", "name: good", "name: good\nprompts: ./none", [":2: prompts", "does not exist"]),
     (
         "two of a name",
@@ -277,3 +278,59 @@ def test_shipped_recipes(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert made.recipe.name == name
     assert made.recipe.description
     assert path.read_text().startswith("# ")
+
+
+def test_own_prompts_of_no_task(tmp_path: Path, corpus: Path) -> None:
+    (tmp_path / "prompts" / "transcripton").mkdir(parents=True)
+    path = text(tmp_path, GOOD.replace("CORPUS", str(corpus)) + "prompts: prompts\n")
+    with pytest.raises(RecipeError, match=r"prompts: .*there is no task 'transcripton'\. Did you mean 'transcription'"):
+        setup_of(path)
+
+
+def test_a_prompt_that_does_not_tell_what_is_said(tmp_path: Path, corpus: Path) -> None:
+    own = tmp_path / "prompts" / "reply"
+    own.mkdir(parents=True)
+    source = (ROOT / "prompts/reply/en.yaml").read_text()
+    (own / "en.yaml").write_text(re.sub(r"(?ms)^user: .*?(?=^\S|\Z)", "user: hello\n", source))
+    content = GOOD.replace("CORPUS", str(corpus)).replace("transcription:", "reply:")
+    path = text(tmp_path, content + "prompts: prompts\nllm: {engine: scripted}\n")
+    with pytest.raises(RecipeError, match=r"en.yaml: user does not name \{\{ transcript \}\}"):
+        setup_of(path)
+
+
+def test_what_shapes_rows_is_in_the_fingerprint_and_what_does_not_is_not(tmp_path: Path, corpus: Path) -> None:
+    def of(*lines: str, folder: Path = corpus) -> str:
+        content = GOOD.replace("CORPUS", str(folder)) + "".join(f"{line}\n" for line in lines)
+        return setup_of(text(tmp_path, content)).fingerprint
+
+    vllm = "llm: {engine: vllm, model: big/model"
+    openai = "llm: {engine: openai, model: big/model, base_url: 'http://a/v1'"
+    different = {
+        of(),
+        of("seed: 1"),
+        of("filters: {duration: {longest: 9}}"),
+        of("llm: {engine: scripted}"),
+        of("llm: {engine: scripted, faults: 0.1}"),
+        of(f"{vllm}}}"),
+        of(f"{vllm}, revision: abc}}"),
+        of(f"{vllm}, arguments: [--quantization, fp8]}}"),
+        of(f"{openai}}}"),
+        of(f"{openai}, temperature: 0.1}}"),
+    }
+    assert len(different) == 10
+    assert of(f"{openai}, concurrency: 3, timeout: 9, patience: 5}}") == of(f"{openai}}}")
+    assert of(openai.replace("//a/", "//b/") + "}") == of(f"{openai}}}")
+    (tmp_path / "moved").symlink_to(corpus)
+    assert of(folder=tmp_path / "moved") == of()
+
+
+def test_models_of_one_name_in_two_folders_are_told_apart(tmp_path: Path) -> None:
+    from pipeline.llm.vllm import VLLM
+
+    for where, size in (("a", 10), ("b", 11)):
+        (tmp_path / where / "final").mkdir(parents=True)
+        (tmp_path / where / "final" / "config.json").write_text("{}")
+        (tmp_path / where / "final" / "model.safetensors").write_bytes(bytes(size))
+    one, two = (VLLM(model=str(tmp_path / where / "final")) for where in ("a", "b"))
+    assert one.model_name == two.model_name == "final"
+    assert one.identity != two.identity

@@ -98,7 +98,7 @@ class LLM(Options):
     model: str
     """As the server calls it."""
     revision: str = ""
-    """Anything that tells apart what the model's name does not: a commit, a quantisation."""
+    """Anything that tells apart what the model's name does not: a commit, a quantisation. vLLM loads it."""
     temperature: Annotated[float, Field(ge=0, le=2)] = 0.7
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     structured: Literal["json_schema", "json_object", "none"] = "json_schema"

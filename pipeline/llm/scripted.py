@@ -59,6 +59,10 @@ class Scripted(LLM):
     faults: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Share of requests that go wrong in one of many ways."""
 
+    @property
+    def shaping(self) -> dict[str, Any]:
+        return super().shaping | {"faults": self.faults}
+
     @contextmanager
     def serving(self, folder: Path) -> Iterator[list[str]]:
         command = [sys.executable, "-m", "pipeline.llm.scripted", "--model", self.model]

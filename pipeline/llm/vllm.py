@@ -11,9 +11,11 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
 
+import xxhash
 from pydantic import PositiveFloat
 
 from pipeline.endpoint import EndpointError
@@ -42,8 +44,21 @@ class VLLM(LLM):
     @contextmanager
     def serving(self, folder: Path) -> Iterator[list[str]]:
         command = [*self._command(), "--served-model-name", self.model_name, *self.arguments]
+        if self.revision and not Path(self.model).is_dir():
+            command += ["--revision", self.revision]
         with kept_server("vLLM", command, folder / "vllm.log", self._environment(), self.startup) as url:
             yield [url]
+
+    @cached_property
+    def identity(self) -> bytes:
+        # What the server is told can change replies, e.g. a quantisation or a chat template.
+        told = [self.model, self.revision, *self.arguments]
+        folder = Path(self.model)
+        if folder.is_dir():  # two folders of one name hold different models
+            told[0] = folder.name
+            told += [f"{p.name} {p.stat().st_size}" for p in sorted(folder.iterdir()) if p.is_file()]
+            told += [p.read_text() for p in (folder / "config.json", folder / "generation_config.json") if p.is_file()]
+        return f"{self.model_name}@{xxhash.xxh3_128_hexdigest(chr(0).join(told).encode())}".encode()
 
     @property
     def model_name(self) -> str:

@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Annotated, Any, ClassVar
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from pipeline.tasks.base import Brief, LLMTask, alone, spoken
-from pipeline.text import base, language_name
+from pipeline.text import base, language_name, language_tag
 from schemas.sample import Sample
 from schemas.utterance import Utterance
 
@@ -23,7 +23,16 @@ class Translation(LLMTask):
     fewest_words: ClassVar[int] = 2
 
     targets: Annotated[list[str], Field(min_length=1)] = ["en", "ru", "pt", "de", "es", "fr"]
-    """BCP-47 tags."""
+    """BCP-47 tags, or names of languages in English."""
+
+    @field_validator("targets")
+    @classmethod
+    def _are_languages(cls, targets: list[str]) -> list[str]:
+        tags = {target: language_tag(target) for target in targets}
+        unknown = [target for target, tag in tags.items() if tag is None]
+        if unknown:
+            raise ValueError(f"no language is called {unknown[0]!r}; BCP-47 tags such as pt-BR are expected")
+        return [tag for tag in tags.values() if tag]
 
     def fits(self, utterance: Utterance) -> bool:
         return super().fits(utterance) and utterance.language is not None and bool(self._others(utterance))
