@@ -24,7 +24,7 @@ from schemas.sample import Rejection
 
 
 class LeakageError(RuntimeError):
-    """Train and test share a speaker or an instruction. This is a defect of ours."""
+    """Train and test share a speaker, a recording or an instruction. This is a defect of ours."""
 
 
 def finish(job: Job, plan: Plan) -> DatasetManifest:
@@ -44,8 +44,8 @@ def finish(job: Job, plan: Plan) -> DatasetManifest:
     shards.discard_strays(out, made)
     dataset = _dataset_manifest(setup, plan, made)
     leakage = dataset.leakage
-    if leakage.speakers_in_both or leakage.instructions_in_both:
-        shared = (leakage.speakers_in_both + leakage.instructions_in_both)[:5]
+    shared = (leakage.speakers_in_both + leakage.recordings_in_both + leakage.instructions_in_both)[:5]
+    if shared:
         raise LeakageError(f"train and test share {', '.join(shared)}: the dataset is not finished")
     _write_dataset(out, dataset)
     return dataset
@@ -115,6 +115,7 @@ def _sum(counts: Iterator[Mapping[str, Any]]) -> dict[str, Any]:
 def _dataset_manifest(setup: Setup, plan: Plan, made: list[ShardManifest]) -> DatasetManifest:
     of_split = {split: [m for m in made if m.split == split] for split in shards.SPLITS}
     speakers = {split: {s for m in of_split[split] for s in m.speakers} for split in shards.SPLITS}
+    recordings = {split: {r for m in of_split[split] for r in m.recordings} for split in shards.SPLITS}
     instructions = {split: {s for m in of_split[split] for s in m.instructions} for split in shards.SPLITS}
     tokens = _tokens(made)
     return DatasetManifest(
@@ -124,7 +125,7 @@ def _dataset_manifest(setup: Setup, plan: Plan, made: list[ShardManifest]) -> Da
         splits={
             split: SplitSummary(
                 rows=sum(m.kept.rows for m in of_split[split] if m.kept),
-                utterances=sum(m.utterances for m in of_split[split]),
+                utterances=sum(m.heard for m in of_split[split]),
                 seconds=round(sum(m.seconds for m in of_split[split]), 3),
                 row_seconds=round(sum(m.row_seconds for m in of_split[split]), 3),
                 speakers=len(speakers[split]),
@@ -145,6 +146,7 @@ def _dataset_manifest(setup: Setup, plan: Plan, made: list[ShardManifest]) -> Da
         cost=_cost(setup.llm, tokens),
         leakage=Leakage(
             speakers_in_both=sorted(set.intersection(*speakers.values())),
+            recordings_in_both=sorted(set.intersection(*recordings.values())),
             instructions_in_both=sorted(set.intersection(*instructions.values())),
         ),
         speech_verified=False,

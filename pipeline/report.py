@@ -78,7 +78,7 @@ class Report:
         dataset = self.dataset
         parts = [
             f"# {dataset.name}",
-            f"{self.kept} rows, {self.hours:.2f} hours of speech; {dataset.rows_in - self.kept} rows set aside.",
+            f"{self.kept} rows, {self.hours:.2f} hours of audio; {dataset.rows_in - self.kept} rows set aside.",
             table(("what", "name", "value"), [tuple(row.values()) for row in self.table]),
         ]
         if self.warnings:

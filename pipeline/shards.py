@@ -291,10 +291,12 @@ class Tally:
         self.languages: dict[str, float] = defaultdict(float)
         self.licences: dict[str, float] = defaultdict(float)
         self.speakers: set[str] = set()
+        self.recordings: set[str] = set()
         self.instructions: set[str] = set()
         self.tokens: dict[str, Counter[str]] = {}
         self.row_seconds = 0.0
         self.seconds = 0.0
+        self.heard: set[str] = set()
         self._seen: set[str] = set()
 
     def add(self, sample: Sample) -> None:
@@ -313,8 +315,13 @@ class Tally:
             self.instructions.add(made.instruction)
         for utterance in sample.utterances:
             assert utterance.audio is not None, f"{sample.id} is kept without audio"
+            self.heard.update({part.id for part in utterance.parts} or {utterance.id})
             speakers = {part.speaker for part in utterance.parts} | {utterance.speaker}
             self.speakers.update(s for s in speakers if s)
+            if utterance.parts:
+                self.recordings.update(part.id for part in utterance.parts if not part.speaker)
+            elif not utterance.speaker:
+                self.recordings.add(utterance.recording or utterance.id)
             seconds = utterance.audio.seconds
             self.row_seconds += seconds
             if utterance.id not in self._seen:
@@ -398,6 +405,7 @@ class UnitWriter:
             fingerprint=fingerprint,
             split=self.split,
             utterances=utterances,
+            heard=len(tally.heard),
             kept=files.get("kept"),
             rejected=files.get("rejected"),
             reasons=_in_order(tally.reasons),
@@ -407,6 +415,7 @@ class UnitWriter:
             languages=_in_order(tally.languages),
             licences=_in_order(tally.licences),
             speakers=sorted(tally.speakers),
+            recordings=sorted(tally.recordings),
             instructions=sorted(tally.instructions),
             tokens={model: Tokens(**count) for model, count in sorted(tally.tokens.items())},
         )

@@ -42,6 +42,8 @@ class ShardManifest(_Manifest):
     split: str
     utterances: int
     """Planned for the unit; each appears in at least one row, kept or rejected."""
+    heard: int
+    """Utterances of which there is something in a kept row, mixtures included."""
     kept: ShardFile | None
     rejected: ShardFile | None
     reasons: dict[str, int]
@@ -58,6 +60,8 @@ class ShardManifest(_Manifest):
     """The same by licence."""
     speakers: list[str]
     """Of kept rows; of mixtures, all who speak in them."""
+    recordings: list[str]
+    """Of kept rows whose speakers nobody knows: these are what their split was drawn by."""
     instructions: list[str]
     """Ids of the instruction paraphrases in kept rows."""
     tokens: dict[str, Tokens]
@@ -69,16 +73,19 @@ class SplitSummary(_Manifest):
 
     rows: int
     utterances: int
+    """Of which there is something in a kept row."""
     seconds: float
+    """Of distinct audio: a mixture or a pause counts beside what it was made of."""
     row_seconds: float
     speakers: int
     shards: list[ShardFile]
 
 
 class Leakage(_Manifest):
-    """What train and test share. Both lists are empty, or the dataset is not finished."""
+    """What train and test share. All lists are empty, or the dataset is not finished."""
 
     speakers_in_both: list[str]
+    recordings_in_both: list[str]
     instructions_in_both: list[str]
 
 

@@ -47,7 +47,7 @@ def _body(dataset: DatasetManifest) -> str:
         "(`messages`, one `<|audio|>` for each recording) and where both come from.\n",
         _USE,
         table(
-            ("split", "rows", "hours of speech", "speakers"),
+            ("split", "rows", "hours of audio", "speakers"),
             ((n, s.rows, f"{s.seconds / 3600:.2f}", s.speakers) for n, s in dataset.splits.items()),
         ),
         "## Tasks\n",
@@ -61,7 +61,7 @@ def _body(dataset: DatasetManifest) -> str:
         table(("licence", "hours"), _hours(dataset.licences)),
         _tokens(dataset),
         "## What was checked\n",
-        "No speaker and no instruction is in both train and test. "
+        "No speaker, no recording of an unknown speaker and no instruction is in both train and test. "
         + (
             ""
             if dataset.speech_verified
