@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, ParamSpec, TypeVar
 
+import pyarrow as pa
 import typer
 from rich.console import Console
 from rich.logging import RichHandler
@@ -106,7 +107,7 @@ def corpora(
             with console.status(f"reading {corpus.path}"):
                 result = surveying.survey(corpus, headers=headers)
         except (CorpusError, MissingExtra) as error:
-            errors.print(f"[red]{corpus.path}[/red] ({corpus.reader}): {error}")
+            errors.print(Text.assemble((str(corpus.path), "red"), f" ({corpus.reader}): {error}"), soft_wrap=True)
             failed += 1
             continue
         _show_survey(result)
@@ -177,6 +178,10 @@ def main() -> None:
         application.command(name)(function)
     try:
         application()
+    except pa.ArrowInvalid as error:
+        text = f"a file of the dataset is damaged: {error}. See `earwitness inspect --verify`; `build` makes it again"
+        errors.print(Text.assemble(("Error: ", "bold red"), text), soft_wrap=True)
+        sys.exit(1)
     except USERS as error:
         _fail(str(error))
     except OSError as error:
@@ -397,8 +402,9 @@ def _show_survey(result: surveying.Survey) -> None:
             text.append(f"  {detail}\n")
         if len(details) > PROBLEMS_SHOWN:
             text.append(f"  and {len(details) - PROBLEMS_SHOWN} more\n", "dim")
-    text.append("\n" + result.recipe, "cyan")
-    console.print(Panel(text, title=str(result.found.path), title_align="left"))
+    # Nothing around it and no line broken: the entry is to be copied.
+    text.append("\n" + result.recipe.rstrip() + "\n", "cyan")
+    console.print(Text.assemble((f"{result.found.path}\n", "bold"), text), soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -53,11 +53,12 @@ def shown(path: Path, *more: str) -> list[Shown]:
     result = run(path, *more)
     assert (result.returncode, result.stderr) == (0, "")
     found = []
-    for title, panel in re.findall(r"^╭─+ (\S+) ─+╮\n(.*?)^╰", result.stdout, re.MULTILINE | re.DOTALL):
-        lines = [line.strip("│").removeprefix(" ").rstrip() for line in panel.splitlines()]
-        (entry,) = YAML(typ="safe").load("\n".join(lines[lines.index("") + 1 :]))
+    sections = re.findall(r"^(/[^\n]*)\n(\d+ utterances, .*?)\n\n(.*?)\n\n", result.stdout, re.MULTILINE | re.DOTALL)
+    for title, told, entries in sections:
+        lines = told.splitlines()
+        (entry,) = YAML(typ="safe").load(entries)
         place = os.path.relpath(title, path.resolve())
-        found.append(Shown("" if place == "." else place, lines[: lines.index("")], entry))
+        found.append(Shown("" if place == "." else place, lines, entry))
     count = "1 corpus" if len(found) == 1 else f"{len(found)} corpora"
     assert result.stdout.endswith(f"{count}. Put an entry under `corpora:` of a recipe.\n")
     return found
