@@ -88,6 +88,11 @@ def build(
         console.print(f"LLM replies: {report.asked} asked for now, {report.remembered} remembered from earlier runs.")
     if report.skipped:
         console.print(f"{report.skipped} of {len(report.units)} units were finished before this run.")
+    if not report.kept:
+        console.print(
+            f"[yellow]Not one row was kept.[/yellow] See why: [cyan]earwitness inspect {folder} --rejected[/cyan]"
+        )
+        return
     console.print(f"\nLoad it: [cyan]datasets.load_dataset({str(folder)!r})[/cyan]")
     console.print(f"Look into it: [cyan]earwitness inspect {folder}[/cyan]")
 

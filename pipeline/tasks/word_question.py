@@ -16,6 +16,8 @@ from pipeline.text import lowered, spaced
 from schemas.sample import Sample
 from schemas.utterance import Utterance
 
+_ONCE = 0.2  # how often a word that is said once is asked about
+
 
 class WordQuestion(Task):
     """How many words, which one is first, last, n-th, before or after another, and how often."""
@@ -49,5 +51,8 @@ def _questions(said: list[str], brief: Brief) -> Iterator[tuple[str, dict[str, A
     if after := [i for i in once if i > 0]:
         i = brief.rng.choice(after)
         yield "before", {"word": said[i]}, said[i - 1]
-    word = brief.rng.choice(sorted(set(whole)))
-    yield "often", {"word": word}, str(counts[word])
+    # Most words are said once: were the word drawn from all, a model would learn to say `once`.
+    repeated = sorted({w for w in whole if counts[w] > 1})
+    if repeated or brief.rng.random() < _ONCE:
+        word = brief.rng.choice(repeated if repeated and brief.rng.random() >= _ONCE else sorted(set(whole)))
+        yield "often", {"word": word}, str(counts[word])
