@@ -37,7 +37,7 @@ from pipeline.prompting import PromptError
 from pipeline.readers.base import CorpusError
 from pipeline.recipes import RecipeError
 from pipeline.setup import prepare
-from pipeline.shards import DiskError, FolderInUse
+from pipeline.shards import DiskError, FolderInUse, refuse_foreign
 from pipeline.tts.base import SpeechError
 from schemas.manifest import DatasetManifest
 from schemas.sample import Sample
@@ -70,7 +70,7 @@ def build(
     path = recipe_files.find(recipe)
     setup = prepare(str(path))
     folder = out or Path("out") / setup.recipe.name
-    _refuse_foreign(folder, setup.recipe.name)
+    refuse_foreign(folder, setup.recipe.name)  # before Prefect starts; the flow asks again, holding the folder
     console.print(f"[bold]{setup.recipe.name}[/bold]  {path} -> {folder}")
     if setup.tasks_left_out:
         names = ", ".join(setup.tasks_left_out)
@@ -209,16 +209,6 @@ def _raised_in(error: BaseException) -> str:
     """The package in whose code an error arose."""
     frames = list(traceback.walk_tb(error.__traceback__))
     return str(frames[-1][0].f_globals.get("__name__", "")).partition(".")[0] if frames else ""
-
-
-def _refuse_foreign(folder: Path, name: str) -> None:
-    """One folder, one dataset: another recipe's would be taken apart."""
-    try:
-        other = inspection.load(folder).name
-    except NoDataset:
-        return
-    if other != name:
-        raise DiskError(17, f"{folder} holds the dataset {other!r}, the recipe makes {name!r}: give another --out")
 
 
 def _check_prefect_home() -> None:

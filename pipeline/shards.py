@@ -127,24 +127,41 @@ def _flock(folder: Path, kind: int) -> Iterator[None]:
         yield
 
 
-def claim(folder: Path, name: str) -> None:
-    """Says whose dataset a folder is to hold. Call it while holding the folder.
+def refuse_foreign(folder: Path, name: str) -> None:
+    """One folder, one dataset.
 
     Raises:
         DiskError: It holds another's, or files that are no dataset.
     """
-    said = folder / BUILD / "name"
-    if said.exists():
-        other = said.read_text()
-        if other != name:
-            raise DiskError(
-                errno.EEXIST, f"{folder} holds the dataset {other!r}, the recipe makes {name!r}: give another --out"
-            )
-        return
-    foreign = sorted(path.name for path in folder.iterdir() if path.name != BUILD)
-    if foreign and not (folder / "dataset.json").exists():
+    owner = _owner(folder)
+    if owner is not None and owner != name:
+        raise DiskError(
+            errno.EEXIST, f"{folder} holds the dataset {owner!r}, the recipe makes {name!r}: give another --out"
+        )
+    foreign = sorted(path.name for path in folder.iterdir() if path.name != BUILD) if folder.is_dir() else []
+    if owner is None and foreign:
         raise DiskError(errno.EEXIST, f"{folder} holds {foreign[0]} and is no dataset: give another --out")
-    write_atomically(said, name.encode())
+
+
+def _owner(folder: Path) -> str | None:
+    """Whose dataset a folder holds: as a run has claimed it, or as it was finished."""
+    with suppress(OSError):
+        return (folder / BUILD / "name").read_text()
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        return str(json.loads((folder / "dataset.json").read_bytes())["name"])
+    return None
+
+
+def claim(folder: Path, name: str) -> None:
+    """Says whose dataset a folder is to hold. Call it while holding the folder.
+
+    Raises:
+        DiskError: As `refuse_foreign`.
+    """
+    refuse_foreign(folder, name)
+    said = folder / BUILD / "name"
+    if not said.exists():
+        write_atomically(said, name.encode())
 
 
 class _Digesting(io.RawIOBase):

@@ -83,6 +83,19 @@ def run(env: dict[str, str], recipe: Path, out: Path, *more: str) -> subprocess.
     )
 
 
+def begin(recipe: Path, out: Path, env: dict[str, str]) -> subprocess.Popen[str]:
+    """A run in a session of its own, as a terminal has them."""
+    return subprocess.Popen(
+        command(recipe, out, "--workers", "2"),
+        cwd=ROOT,
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
 def test_a_run_with_a_server(prefect: dict[str, str], tmp_path: Path, write_recipe: Callable[..., Path]) -> None:
     recipe = write_recipe("with_server")
     result = run(prefect, recipe, tmp_path / "out")
@@ -157,14 +170,7 @@ def test_a_worker_that_is_killed_costs_only_its_unit(
     llm = {"engine": "openai", "base_url": server.url, "model": "scripted", "concurrency": 4}
     recipe = write_recipe("worker", llm=llm, tasks=ASKING, samples_per_utterance=2)
     out = tmp_path / "out"
-    process = subprocess.Popen(
-        command(recipe, out, "--workers", "2"),
-        cwd=ROOT,
-        env=prefect,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    process = begin(recipe, out, prefect)
     wait_for_workers(process, out)[0].kill()
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors
@@ -179,15 +185,7 @@ def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(
     llm = {"engine": "openai", "base_url": server.url, "model": "scripted", "concurrency": 2}
     recipe = write_recipe("stopped", llm=llm, tasks=ASKING, samples_per_utterance=2)
     out = tmp_path / "out"
-    process = subprocess.Popen(
-        command(recipe, out, "--workers", "2"),
-        cwd=ROOT,
-        env=prefect,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+    process = begin(recipe, out, prefect)
     family = [*wait_for_workers(process, out), psutil.Process(process.pid)]
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does
     began = time.monotonic()
@@ -220,15 +218,7 @@ def no_server(tmp_path: Path) -> dict[str, str]:
 
 def started(recipe: Path, out: Path, env: dict[str, str]) -> tuple[subprocess.Popen[str], list[psutil.Process]]:
     """A run with a scripted LLM of its own that is in the middle of its work, and all its processes."""
-    process = subprocess.Popen(
-        command(recipe, out, "--workers", "2"),
-        cwd=ROOT,
-        env=env,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+    process = begin(recipe, out, env)
     wait_for_workers(process, out)
     time.sleep(1.0)  # some requests are under way
     return process, psutil.Process(process.pid).children(recursive=True)
