@@ -34,7 +34,10 @@ from schemas.utterance import AudioSource, Utterance
 AGAIN = "  x"  # two spaces, of which readers leave one: no id of a corpus looks like `c/a  x2`
 NEIGHBOURS = 64  # places in hash order that are searched for a companion of another speaker
 
-_TEXT = ("id", "corpus", "transcript", "language", "speaker", "recording", "licence", "split", "voice", "problem")
+_TEXT = (
+    *("id", "corpus", "transcript", "language", "speaker", "recording", "licence", "split", "voice", "problem"),
+    "catalogue",
+)
 _SOURCE = {
     "path": pa.string(),
     "member": pa.string(),

@@ -16,8 +16,8 @@ import pyarrow as pa
 
 from schemas.conversation import Message, ToolCall, ToolSpec
 from schemas.manifest import SCHEMA_VERSION
-from schemas.sample import Provenance, Sample, Scores
-from schemas.utterance import Audio, AudioSource, Part, Utterance
+from schemas.sample import Mention, Provenance, Sample, Scores
+from schemas.utterance import Audio, AudioSource, Delivery, Part, Utterance
 
 SAMPLING_RATE = 16_000  # Hz, of all stored speech
 
@@ -54,16 +54,23 @@ _SOURCE = pa.struct(
         "channel": pa.int32(),
     }
 )
+_DELIVERY = pa.struct(
+    {"engine": pa.string(), "licence": pa.string(), "rate": pa.float64(), "pitch": pa.float64()},
+)
 _UTTERANCE = pa.struct(
     {
         "id": pa.string(),
         "corpus": pa.string(),
         "transcript": pa.string(),
+        "spoken": pa.string(),
+        "hypothesis": pa.string(),
         "language": pa.string(),
         "speaker": pa.string(),
         "recording": pa.string(),
         "licence": pa.string(),
         "voice": pa.string(),
+        "delivery": _DELIVERY,
+        "effects": pa.list_(_LABEL),
         "labels": pa.list_(_LABEL),
         "parts": pa.list_(_PART),
         "source": _SOURCE,
@@ -79,6 +86,7 @@ _UTTERANCE = pa.struct(
     }
 )
 _SCORES = pa.struct({"characters_per_second": pa.float32(), "wer": pa.float32(), "cer": pa.float32()})
+_MENTION = pa.struct({"utterance": pa.int32(), "argument": pa.string(), "words": pa.string()})
 _PROVENANCE = pa.struct(
     {
         "instruction": pa.string(),
@@ -103,6 +111,9 @@ _COLUMNS = {
     "tools": pa.list_(_TOOL),
     "choices": pa.list_(pa.string()),
     "answer": pa.string(),
+    "outcome": pa.string(),
+    "situation": pa.string(),
+    "mentions": pa.list_(_MENTION),
     "evidence": pa.string(),
     "utterances": pa.list_(_UTTERANCE),
     "scores": _SCORES,
@@ -206,14 +217,14 @@ def _tools(samples: Sequence[Sample]) -> pa.Array:
     return _list((len(s.tools) for s in samples), tool)
 
 
-def _labels(utterances: Sequence[Utterance]) -> pa.Array:
-    pairs = [pair for u in utterances for pair in u.labels.items()]
+def _pairs(mappings: Sequence[dict[str, str]]) -> pa.Array:
+    pairs = [pair for mapping in mappings for pair in mapping.items()]
     values = _struct(
         _LABEL,
         _column((name for name, _ in pairs), pa.string()),
         _column((value for _, value in pairs), pa.string()),
     )
-    return _list((len(u.labels) for u in utterances), values)
+    return _list((len(mapping) for mapping in mappings), values)
 
 
 def _parts(utterances: Sequence[Utterance]) -> pa.Array:
@@ -237,18 +248,37 @@ def _sources(utterances: Sequence[Utterance]) -> pa.Array:
     )
 
 
+def _deliveries(utterances: Sequence[Utterance]) -> pa.Array:
+    deliveries = [u.delivery or Delivery("") for u in utterances]
+    return _struct(
+        _DELIVERY,
+        *(_column((getattr(d, f.name) for d in deliveries), f.type) for f in _DELIVERY),
+        valid=[u.delivery is not None for u in utterances],
+    )
+
+
+def _mentions(samples: Sequence[Sample]) -> pa.Array:
+    mentions = [m for s in samples for m in s.mentions]
+    values = _struct(_MENTION, *(_column((getattr(m, f.name) for m in mentions), f.type) for f in _MENTION))
+    return _list((len(s.mentions) for s in samples), values)
+
+
 def _utterances(utterances: Sequence[Utterance]) -> pa.Array:
     audios = [u.audio for u in utterances]
     columns = [
         _column((u.id for u in utterances), pa.string()),
         _column((u.corpus for u in utterances), pa.string()),
         _column((u.transcript for u in utterances), pa.string()),
+        _column((u.spoken for u in utterances), pa.string()),
+        _column((u.hypothesis for u in utterances), pa.string()),
         _column((u.language for u in utterances), pa.string()),
         _column((u.speaker for u in utterances), pa.string()),
         _column((u.recording for u in utterances), pa.string()),
         _column((u.licence for u in utterances), pa.string()),
         _column((u.voice for u in utterances), pa.string()),
-        _labels(utterances),
+        _deliveries(utterances),
+        _pairs([u.effects for u in utterances]),
+        _pairs([u.labels for u in utterances]),
         _parts(utterances),
         _sources(utterances),
         _column((a.seconds if a else None for a in audios), pa.float64()),
@@ -288,6 +318,9 @@ def to_batch(samples: Sequence[Sample]) -> pa.RecordBatch:
             (len(s.choices) for s in samples), _column((c for s in samples for c in s.choices), pa.string())
         ),
         "answer": _column((s.answer for s in samples), pa.string()),
+        "outcome": _column((s.outcome for s in samples), pa.string()),
+        "situation": _column((s.situation for s in samples), pa.string()),
+        "mentions": _mentions(samples),
         "evidence": _column((s.evidence for s in samples), pa.string()),
         "utterances": _list(lengths, _utterances(utterances)),
         "scores": _struct(
@@ -318,9 +351,12 @@ def _utterance_from(row: dict[str, Any], audio: dict[str, Any] | None) -> Uttera
             flac=audio["bytes"],
             **{name: row[name] for name in (*measured, "clipped", "digest", "fingerprint")},
         )
-    plain = ("id", "corpus", "transcript", "language", "speaker", "recording", "licence", "voice")
+    plain = ("id", "corpus", "transcript", "spoken", "hypothesis", "language", "speaker", "recording", "licence")
     return Utterance(
         **{name: row[name] for name in plain},
+        voice=row["voice"],
+        delivery=Delivery(**row["delivery"]) if row["delivery"] else None,
+        effects={pair["name"]: pair["value"] for pair in row["effects"]},
         labels={pair["name"]: pair["value"] for pair in row["labels"]},
         parts=tuple(Part(**part) for part in row["parts"]),
         source=AudioSource(**row["source"]) if row["source"] else None,
@@ -342,6 +378,9 @@ def from_batch(batch: pa.RecordBatch) -> Iterator[Sample]:
             tools=tuple(ToolSpec(**t["function"]) for t in row["tools"]),
             choices=tuple(row["choices"]),
             answer=row["answer"],
+            outcome=row["outcome"],
+            situation=row["situation"],
+            mentions=tuple(Mention(**m) for m in row["mentions"]),
             evidence=row["evidence"],
             scores=Scores(**row["scores"]),
             provenance=Provenance(**row["provenance"]),

@@ -48,6 +48,17 @@ class Scores(Struct, frozen=True, gc=False):
     cer: float | None = None
 
 
+class Mention(Struct, frozen=True, gc=False):
+    """Words of an utterance that carry an argument of a tool call."""
+
+    utterance: int
+    """Its place among the sample's utterances."""
+    argument: str
+    """`tool.argument`; of nested ones `tool.argument.field`."""
+    words: str
+    """As the transcript writes them."""
+
+
 class Sample(Struct, frozen=True, gc=False):
     """One training example.
 
@@ -67,7 +78,14 @@ class Sample(Struct, frozen=True, gc=False):
     choices: tuple[str, ...] = ()
     """The options of a closed question."""
     answer: str = ""
-    """The canonical answer, for scoring: a letter, a label, a number; else the response."""
+    """The canonical answer, for scoring: a letter, a label, a number; of tool calls the accepted
+    values as JSON; else the response."""
+    outcome: str = ""
+    """Where tools are concerned: tool_call, direct, request_for_info or cannot_answer (When2Call)."""
+    situation: str = ""
+    """The kind of request that a tool query is: `one_call`, `parallel`, `mention`, ..."""
+    mentions: tuple[Mention, ...] = ()
+    """Where the arguments of tool calls are said."""
     evidence: str = ""
     """The words of the transcript that the response rests on, where the LLM had to name them."""
     scores: Scores = Scores()

@@ -62,6 +62,18 @@ class Part(Struct, frozen=True, gc=False):
     speaker: str | None
 
 
+class Delivery(Struct, frozen=True, gc=False):
+    """How synthetic speech was made."""
+
+    engine: str
+    licence: str | None = None
+    """Of the engine's model and the voice together."""
+    rate: float = 1.0
+    """Against the voice's own pace: 1.1 is a tenth quicker."""
+    pitch: float = 1.0
+    """Against the voice's own."""
+
+
 class Utterance(Struct, frozen=True, gc=False):
     """Speech with its transcript. Recorded and synthetic speech are the same type."""
 
@@ -89,6 +101,16 @@ class Utterance(Struct, frozen=True, gc=False):
     """The corpus's own split, if it has any."""
     voice: str | None = None
     """The TTS preset of synthetic speech."""
+    spoken: str | None = None
+    """What the voice was given, numbers and abbreviations in words; None for recordings."""
+    delivery: Delivery | None = None
+    """None for recordings, and for what is not yet spoken."""
+    effects: dict[str, str] = {}
+    """What was done to the sound afterwards, by name: `snr_db: 12.0`."""
+    hypothesis: str | None = None
+    """What an ASR engine heard; None where none has listened."""
+    catalogue: str | None = None
+    """The tool catalogue of a query that is still to be written."""
     parts: tuple[Part, ...] = ()
     """For mixtures: what was mixed."""
     problem: str | None = None

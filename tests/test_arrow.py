@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from schemas.arrow import FEATURES, SCHEMA, from_batch, to_batch
 from schemas.conversation import Message, ToolCall, ToolSpec
-from schemas.sample import Provenance, Sample, Scores
-from schemas.utterance import Audio, AudioSource, Part, Utterance
+from schemas.sample import Mention, Provenance, Sample, Scores
+from schemas.utterance import Audio, AudioSource, Delivery, Part, Utterance
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 maybe = st.none() | texts
@@ -40,11 +40,16 @@ utterances = st.builds(
     id=texts,
     corpus=texts,
     transcript=texts,
+    spoken=maybe,
+    hypothesis=maybe,
     language=maybe,
     speaker=maybe,
     recording=maybe,
     licence=maybe,
     voice=maybe,
+    delivery=st.none()
+    | st.builds(Delivery, engine=texts, licence=maybe, rate=st.floats(0.5, 2), pitch=st.floats(0.5, 2)),
+    effects=st.dictionaries(texts, texts, max_size=2),
     source=st.none() | sources,
     labels=st.dictionaries(texts, texts, max_size=3),
     parts=st.lists(st.builds(Part, id=texts, speaker=maybe), max_size=2).map(tuple),
@@ -58,6 +63,9 @@ samples = st.builds(
     utterances=st.lists(utterances, min_size=1, max_size=3).map(tuple),
     split=st.sampled_from(["train", "test"]),
     task=texts,
+    outcome=texts,
+    situation=texts,
+    mentions=st.lists(st.builds(Mention, utterance=small, argument=texts, words=texts), max_size=2).map(tuple),
     language=maybe,
     messages=st.lists(messages, max_size=3).map(tuple),
     tools=st.lists(st.builds(ToolSpec, name=texts, description=texts, parameters=texts), max_size=2).map(tuple),
