@@ -13,6 +13,7 @@ from msgspec.structs import replace
 
 from pipeline import shards
 from pipeline.shards import DiskError, FolderInUse, ShardWriter, UnitWriter
+from schemas.manifest import SCHEMA_VERSION
 from schemas.sample import Provenance, Sample
 from schemas.utterance import Audio, Part, Utterance
 from tests.building import build
@@ -85,7 +86,7 @@ def test_what_is_not_whole_does_not_exist(tmp_path: Path, damage: str) -> None:
     elif damage == "truncated":
         os.truncate(shard, shard.stat().st_size - 8)
     elif damage == "version":
-        listing.write_text(listing.read_text().replace('"schema_version": 1', '"schema_version": 0'))
+        listing.write_text(listing.read_text().replace(f'"schema_version": {SCHEMA_VERSION}', '"schema_version": 0'))
     assert shards.finished(tmp_path, "aa", "train", "other" if damage == "fingerprint" else "f") is None
 
 
