@@ -26,6 +26,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline import inspect as inspection
+from pipeline import page as pages
 from pipeline import recipes as recipe_files
 from pipeline import survey as surveying
 from pipeline.build import UnitsFailed
@@ -128,8 +129,11 @@ def inspect(
     wav: Annotated[Path | None, typer.Option(help="Write the speech of that row to this file.")] = None,
     rejected: Annotated[bool, typer.Option(help="Look at rejected rows.")] = False,
     verify: Annotated[bool, typer.Option(help="Compare all files with their digests.")] = False,
+    html: Annotated[Path | None, typer.Option(help="Write a page with figures, rows and their sound.")] = None,
+    rows: Annotated[int, typer.Option(min=1, help="Rows on that page.")] = pages.ROWS,
+    seed: Annotated[int, typer.Option(help="Draws those rows.")] = 0,
 ) -> None:
-    """Look into a dataset: counts, hours, reasons, examples; or one row and its sound."""
+    """Look into a dataset: counts, hours, reasons, examples; one row and its sound; or all that as a page."""
     manifest = inspection.load(dataset)
     if verify:
         wrong = inspection.verify(dataset, manifest)
@@ -138,6 +142,11 @@ def inspect(
         if wrong:
             raise typer.Exit(1)
         console.print("All files are as they were written.")
+    if html is not None:
+        if row is not None or wav is not None:
+            raise typer.BadParameter("--html shows a sample of rows: leave --row and --wav out, or give --rows")
+        _write_page(dataset, manifest, html, rows, rejected, seed)
+        return
     if row is None and wav is None:
         _summary(manifest)
         for number, sample in inspection.examples(dataset, manifest, rejected):
@@ -149,6 +158,16 @@ def inspect(
     if wav is not None:
         wav.write_bytes(inspection.wav(sample))
         console.print(f"The speech of row {number} is in {wav}.")
+
+
+def _write_page(dataset: Path, manifest: DatasetManifest, html: Path, rows: int, rejected: bool, seed: int) -> None:
+    page = pages.write(dataset, manifest, html, rows=rows, rejected=rejected, seed=seed)
+    console.print(f"{html}: {page.rows} of {page.of} rows, {page.bytes / 1e6:.1f} MB. Open it in a browser.")
+    if page.missing:
+        console.print(f"[dim]not among them: {', '.join(page.missing)}; --rows {rows} are too few[/dim]")
+    if page.silent:
+        limit = pages.SOUND_BYTES / 2**20
+        console.print(f"[yellow]{page.silent} utterances are shown without sound:[/yellow] a page holds {limit:.0f} MB")
 
 
 def recipes() -> None:
