@@ -32,6 +32,7 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0  # seconds between tries
 _LONGEST_ASKED_PAUSE = 300.0  # seconds that a server may ask for with Retry-After
 _COMPLAIN_EVERY = 20.0  # seconds
 _LARGEST_BODY = 64 * 2**20  # bytes of a response
+_JSON = "application/json"
 
 
 class EndpointError(RuntimeError):
@@ -95,7 +96,7 @@ class Client:
         """Requests that went out, tries included."""
 
     async def __aenter__(self) -> Client:
-        headers = {"Content-Type": "application/json"}
+        headers = {"Content-Type": _JSON}
         if self._key:
             headers["Authorization"] = f"Bearer {self._key}"
         remote = any(url.host not in _LOOPBACK for url in self._urls)
@@ -132,15 +133,20 @@ class Client:
                     some = ", ".join(known[:8]) + (", ..." if len(known) > 8 else "")
                     raise EndpointError(f"{_shown(url)} has no model {model!r}; it has: {some}")
 
-    async def post(self, path: str, payload: bytes) -> bytes:
+    async def post(self, path: str, payload: bytes, content_type: str = _JSON) -> bytes:
         """The body of a successful response.
+
+        Args:
+            path: Below the base URL.
+            payload: The body of the request.
+            content_type: What that is.
 
         Raises:
             RequestRefused: This request cannot be served.
             EndpointError: None can.
         """
         async with self._places:
-            status, body = await self._persist("POST", path, payload)
+            status, body = await self._persist("POST", path, payload, content_type)
         if status == 200:
             self._served += 1
             return body
@@ -149,13 +155,15 @@ class Client:
             raise EndpointError(f"the first {self._refused} requests were all refused: {status}: {_message(body)}")
         raise RequestRefused(f"{status}: {_message(body)}")
 
-    async def _persist(self, method: str, path: str, payload: bytes, only: int | None = None) -> tuple[int, bytes]:
+    async def _persist(
+        self, method: str, path: str, payload: bytes, content_type: str = _JSON, only: int | None = None
+    ) -> tuple[int, bytes]:
         """Tries until there is an answer that more tries would not change."""
         began = time.monotonic()
         failures = tries = 0
         while True:
             index = self._choose() if only is None else only
-            answer = await self._try(index, method, path, payload)
+            answer = await self._try(index, method, path, payload, content_type)
             status, body = answer.status, answer.body
             if status is not None and status not in _AGAIN:
                 return self._settle(index, method, status, body)
@@ -230,13 +238,16 @@ class Client:
             return min(order, key=self._resting_until.__getitem__)
         return min(awake, key=self._in_flight.__getitem__)
 
-    async def _try(self, index: int, method: str, path: str, payload: bytes) -> _Answer:
+    async def _try(self, index: int, method: str, path: str, payload: bytes, content_type: str) -> _Answer:
         assert self._session is not None
         self._in_flight[index] += 1
         self.sent += 1
         try:
             url = self._addresses.get((index, path)) or self._address(index, path)
-            async with self._session.request(method, url, data=payload or None, allow_redirects=False) as response:
+            headers = None if content_type is _JSON else {"Content-Type": content_type}
+            async with self._session.request(
+                method, url, data=payload or None, headers=headers, allow_redirects=False
+            ) as response:
                 if (response.content_length or 0) > _LARGEST_BODY:
                     return _Answer(413, b"the response is over 64 MB")
                 body = await response.read()
