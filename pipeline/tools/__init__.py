@@ -1,0 +1,1 @@
+"""Tools: catalogues, grammars, and whether a call is right."""
