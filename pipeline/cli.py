@@ -39,6 +39,10 @@ from pipeline.readers.base import CorpusError
 from pipeline.recipes import RecipeError
 from pipeline.setup import prepare
 from pipeline.shards import DiskError, FolderInUse, refuse_foreign
+from pipeline.tools import catalogue as catalogues
+from pipeline.tools import trial
+from pipeline.tools.catalogue import Catalogue
+from pipeline.tools.errors import CatalogueError
 from pipeline.tts.base import SpeechError
 from schemas.manifest import DatasetManifest
 from schemas.sample import Sample
@@ -51,7 +55,7 @@ T = TypeVar("T")
 
 USERS = (
     *(RecipeError, PromptError, CorpusError, MissingExtra, EndpointError, MemoError, DiskError),
-    *(FolderInUse, NoDataset, SpeechError, UnitsFailed),
+    *(CatalogueError, FolderInUse, NoDataset, SpeechError, UnitsFailed),
 )
 """Errors that a person can mend: their message is all that is shown."""
 PREFECTS = ("prefect", "httpx", "sqlalchemy")  # whose errors are not about the dataset
@@ -170,6 +174,52 @@ def _write_page(dataset: Path, manifest: DatasetManifest, html: Path, rows: int,
         console.print(f"[yellow]{page.silent} utterances are shown without sound:[/yellow] a page holds {limit:.0f} MB")
 
 
+def tools(
+    catalogue: Annotated[Path, typer.Argument(help="A file of tools in the OpenAI format, or a folder of such.")],
+    language: Annotated[list[str] | None, typer.Option(help="Show only this one; may be repeated.")] = None,
+    examples: Annotated[int, typer.Option(min=0, help="Requests shown of each tool.")] = 3,
+    seed: Annotated[int, typer.Option(help="Draws them.")] = 0,
+) -> None:
+    """Check a tool catalogue with its grammars, and show what would be asked."""
+    paths = catalogues.files(catalogue)
+    if not paths:
+        raise CatalogueError(f"{catalogue}: no catalogue is in it; files NAME.json with tools are expected")
+    for path in paths:
+        _show_catalogue(catalogues.load(path), language, examples, seed)
+
+
+def _show_catalogue(catalogue: Catalogue, languages: list[str] | None, examples: int, seed: int) -> None:
+    console.print(f"[bold]{catalogue.name}[/bold]  {catalogue.path}: {catalogue.about('en')}", highlight=False)
+    table = Table("tool", "arguments", *(f"phrasings, {name}" for name in catalogue.grammars))
+    for tool in catalogue.tools.values():
+        arguments = ", ".join(a.name if a.required else f"[{a.name}]" for a in tool.arguments.values())
+        sizes = (str(g.tools[tool.name].ask.size) for g in catalogue.grammars.values())
+        table.add_row(tool.name, Text(arguments), *sizes)
+    console.print(table)
+    unknown = set(languages or ()) - set(catalogue.grammars)
+    if catalogue.grammars and unknown:
+        known = ", ".join(catalogue.grammars)
+        raise CatalogueError(f"{catalogue.path}: no grammar in {sorted(unknown)[0]!r} is beside it; there are: {known}")
+    if not catalogue.grammars:
+        console.print(
+            "No grammar is beside it: an LLM writes its requests (task `tool_call`), for calls such as these."
+        )
+    for name in languages or catalogue.grammars or ["en"]:
+        if name in catalogue.grammars and examples:
+            console.print(f"\n[bold]{name}[/bold]")
+            for asked in catalogue.tools:
+                for text in trial.phrasings(catalogue, name, asked, examples, seed):
+                    console.print(Text.assemble((f"  {asked}  ", "cyan"), text))
+        for shown in trial.dialogues(catalogue, name, seed):
+            console.print(Text.assemble((f"  {shown.situation}  ", "green"), _told(shown)), soft_wrap=True)
+    console.print()
+
+
+def _told(shown: trial.Shown) -> str:
+    parts = [" ... ".join(shown.said), "; ".join(shown.calls) or "no call", shown.answer]
+    return " -> ".join(part for part in parts if part)
+
+
 def recipes() -> None:
     """List the shipped recipes."""
     for name, path in recipe_files.shipped().items():
@@ -183,6 +233,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "corpora": corpora,
     "inspect": inspect,
     "recipes": recipes,
+    "tools": tools,
 }
 
 

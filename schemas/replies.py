@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from functools import cache
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
 
 def _says_something(text: str) -> str:
@@ -88,3 +89,33 @@ class Sentiment(Reply):
     """The attitude that the words express."""
 
     sentiment: Literal["positive", "neutral", "negative"]
+
+
+class ToolQuery(Reply):
+    """What somebody says to an assistant that has tools, and what is answered."""
+
+    utterance: Text
+    question: str
+    """What the assistant asks back, where something is lacking; else empty."""
+    second_utterance: str
+    """What the user answers to that; else empty."""
+    answer: Text
+    """What the assistant says in the end."""
+
+
+def _as_text(arguments: Any) -> Any:
+    return json.dumps(arguments, ensure_ascii=False) if isinstance(arguments, dict) else arguments
+
+
+class RecoveredCall(Reply):
+    """A call as it was understood."""
+
+    name: str
+    arguments: Annotated[str, BeforeValidator(_as_text)]
+    """A JSON object as text."""
+
+
+class RecoveredCalls(Reply):
+    """All calls that a dialogue asks for; none where nothing is to be called."""
+
+    calls: Annotated[list[RecoveredCall], Field(max_length=8)]

@@ -41,7 +41,9 @@ VALUES: dict[str, dict[str, Any]] = {
 }
 COMMON: dict[str, Any] = {
     "n": 3, "most": 4, "most_words": 50, "pairs": 2, "choices": "1, 2", "label": "1", "labels": "", "options": "A. 1\nB. 2",
-    "transcript": "…",
+    "transcript": "…", "date": "1", "weekday": "1", "year": "1", "iso": "1", "value": "1", "first": "1", "second": "1",
+    "situation": "one_call", "speech_language": "1", "about": "1", "tools": "1", "calls": "1", "lacking": "1",
+    "wrong": "1", "topic": "1", "persona": "1", "style": "1", "said": "1",
 }  # fmt: skip
 NEEDED = {
     "keyword_spotting": {"default": "keyword"},
@@ -119,6 +121,9 @@ def test_no_paraphrase_comes_twice_in_a_language(language: str) -> None:
     seen: Counter[str] = Counter()
     for task in plugins.names("tasks"):
         set_ = prompts(task, language)
+        if task == "tool_call":  # who writes the query makes no difference to what the assistant is told
+            assert instructions(set_) == instructions(prompts("tool_grammar", language))
+            continue
         seen.update(normalise(re.sub(r"\{\{.*?\}\}", "X", text)) for _, _, text in instructions(set_))
     assert {text: count for text, count in seen.items() if count > 1} == {}
 
@@ -133,7 +138,7 @@ def test_every_template_renders(task: str, language: str) -> None:
         assert not re.search(r"[{}]{2}|\{%", text), key
         assert "<|audio|>" not in text, key
         assert "  " not in re.sub(r"\n *", "\n", text), key
-        if not key.startswith(("system", "user")):
+        if key not in ("system", "user", "check"):
             assert text == text.strip(), key
             assert text, key
 
@@ -210,7 +215,7 @@ def test_the_llm_is_told_the_same_in_every_language(task: str) -> None:
     used = made(task)
     for language in LANGUAGES:
         content = prompts(task, language).content
-        assert re.search(r"\{\{ *transcript *\}\}", content.user)
+        assert used.writes_queries or re.search(r"\{\{ *transcript *\}\}", content.user)
         assert not re.search(r"\{\{ *transcript *\}\}", content.system), "speech must not stand among the rules"
         reply = getattr(used, "reply", None)
         if reply is not None:

@@ -20,7 +20,7 @@ from pipeline.memo import Memo, digest
 from pipeline.stage import Stage
 from pipeline.tasks.base import Brief, Briefing, LLMTask, Question
 from schemas.replies import Reply
-from schemas.sample import Rejection, Sample
+from schemas.sample import Provenance, Rejection, Sample
 
 _READ_AT_ONCE = 8  # samples taken in between two looks at the network
 _GRACE = 10.0  # seconds in which replies under way are still recorded when the run stops
@@ -125,14 +125,36 @@ class Generate(Stage):
         """Asks until the reply is as it should be, or the attempts are used up."""
         task = self._tasks[sample.task]
         question = task.ask(sample, self._brief(task, sample))
+        found, made = await self._attempt(question, (sample.id, "llm"), sample, client, recorder)
+        sample = replace(sample, provenance=made)
+        if isinstance(found, Rejection):
+            return [sample.reject(*found)]
+        samples = _counted_once(list(task.answer(sample, self._brief(task, sample), found)))
+        return [await self._checked(task, s, client, recorder) for s in samples] if task.checks else samples
+
+    async def _checked(self, task: LLMTask, sample: Sample, client: Client, recorder: _Recorder) -> Sample:
+        """Has the LLM confirm a sample in a request of its own."""
+        brief = self._brief(task, sample)
+        question = task.check(sample, brief) if sample.rejected is None else None
+        if question is None:
+            return sample
+        found, made = await self._attempt(question, (sample.id, "check"), sample, client, recorder)
+        tokens = {"prompt_tokens": made.prompt_tokens, "completion_tokens": made.completion_tokens}
+        sample = replace(sample, provenance=replace(sample.provenance, **tokens))
+        return sample.reject(*found) if isinstance(found, Rejection) else task.checked(sample, brief, found)
+
+    async def _attempt(
+        self, question: Question, name: tuple[str, str], sample: Sample, client: Client, recorder: _Recorder
+    ) -> tuple[Reply | str | Rejection, Provenance]:
+        """The reply to a question, or why there is none, and what it took."""
         made = replace(sample.provenance, engine=self._llm.engine, model=self._llm.model_name)
         found: Reply | str | Rejection = Rejection("reply_empty")
         for attempt in range(1, self._llm.attempts + 1):
-            seed = seeds.derive(self._seed, sample.id, "llm", attempt)
+            seed = seeds.derive(self._seed, *name, attempt)
             try:
                 completion = await self._ask(question, seed, client, recorder)
             except RequestRefused as error:
-                return [replace(sample, provenance=made).reject("request_refused", str(error))]
+                return Rejection("request_refused", str(error)), made
             made = replace(
                 made,
                 seed=seed,
@@ -144,10 +166,7 @@ class Generate(Stage):
             found = _read(question, completion)
             if not (isinstance(found, Rejection) and found.reason in _ASK_AGAIN):
                 break
-        sample = replace(sample, provenance=made)
-        if isinstance(found, Rejection):
-            return [sample.reject(*found)]
-        return _counted_once(list(task.answer(sample, self._brief(task, sample), found)))
+        return found, made
 
     def _brief(self, task: LLMTask, sample: Sample) -> Brief:
         return self._briefing(task, sample.utterances[0], sample.split)

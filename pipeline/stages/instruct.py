@@ -22,7 +22,8 @@ def draw(tasks: Sequence[Task], draft: Sample, seed: int, most: int | None) -> l
     task to a recipe changes nothing about the utterances that it is not drawn for.
     """
     utterance = draft.utterances[0]
-    fitting = [task for task in tasks if task.fits(utterance)]
+    unwritten = utterance.catalogue is not None
+    fitting = [task for task in tasks if task.writes_queries == unwritten and task.fits(utterance)]
     if most is None or len(fitting) <= most:
         return fitting
     # The logarithms of their keys, which small weights would bring down to 0.

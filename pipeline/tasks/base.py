@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Annotated, Any, ClassVar
 
@@ -14,6 +14,7 @@ from pydantic import Field
 from pipeline import seeds
 from pipeline.prompting import Prompts, PromptSet
 from pipeline.text import base, contains, lowered, normalise, presentable, spaced, words
+from pipeline.tools.catalogue import Catalogue
 from schemas.conversation import AUDIO_PLACEHOLDER, Message
 from schemas.recipe import Options
 from schemas.replies import Reply
@@ -31,6 +32,10 @@ class Brief:
     """What the sample's seed is derived from."""
     held_out: bool
     """Whether the sample is for evaluation: its instruction is drawn from those never trained on."""
+    test: float = 0.0
+    """The share of what is drawn that only evaluation may have."""
+    catalogues: Mapping[str, Catalogue] = field(default_factory=dict)
+    """By name, for tasks that write queries."""
 
     @cached_property
     def rng(self) -> random.Random:
@@ -41,6 +46,10 @@ class Brief:
     def language(self) -> str:
         """Of the instruction."""
         return self.prompts.language
+
+    def admits(self, kind: str, content: str) -> bool:
+        """Whether something drawn may appear in the sample's split: each thing belongs to one of them."""
+        return not self.test or (seeds.share(self.seed[0], "belongs", kind, content) < self.test) == self.held_out
 
 
 class Task(Options):
@@ -60,6 +69,8 @@ class Task(Options):
     """How many other utterances of the same split and language it looks at."""
     hears_companions: ClassVar[bool] = False
     """Whether it needs their audio, not only their transcripts."""
+    writes_queries: ClassVar[bool] = False
+    """Whether it writes what is said, and the voice comes after it."""
     may_copy: ClassVar[bool] = False
     """Whether a right response can be the whole transcript."""
     fewest_words: ClassVar[int] = 1
@@ -144,6 +155,8 @@ class LLMTask(Task):
 
     uses_llm: ClassVar[bool] = True
     reply: ClassVar[type[Reply] | None] = None
+    checks: ClassVar[bool] = False
+    """Whether what the LLM has written is confirmed by a second request."""
     variables: ClassVar[frozenset[str]] = frozenset({"transcript"})
     most_tokens: int = 512
     """The LLM stops there."""
@@ -163,6 +176,14 @@ class LLMTask(Task):
     def answer(self, draft: Sample, brief: Brief, reply: Any) -> Iterable[Sample]:
         """The samples that a reply gives: text, or an instance of `reply`. At least one."""
         raise NotImplementedError
+
+    def check(self, sample: Sample, brief: Brief) -> Question | None:
+        """What the LLM is asked about a finished sample, in a request of its own; None where nothing is."""
+        return None
+
+    def checked(self, sample: Sample, brief: Brief, reply: Any) -> Sample:
+        """The sample, set aside if the reply to `check` contradicts it."""
+        return sample
 
 
 def spoken(draft: Sample) -> str:
@@ -206,24 +227,37 @@ class Briefing:
         seed: The recipe's.
         languages: Instruction languages to draw from; empty means the language of the speech where
             there are prompts in it, or else English.
+        test: The share of speakers that go to test.
+        catalogues: By name.
     """
 
-    def __init__(self, prompts: Prompts, seed: int, languages: list[str]) -> None:
+    def __init__(
+        self,
+        prompts: Prompts,
+        seed: int,
+        languages: list[str],
+        test: float = 0.0,
+        catalogues: Mapping[str, Catalogue] | None = None,
+    ) -> None:
         self._prompts, self._seed, self._languages = prompts, seed, languages
+        self._test, self._catalogues = test, catalogues or {}
         self._known: dict[str, list[str]] = {}
 
     def languages(self, task: Task) -> list[str]:
         """The languages that a task's instructions may be in."""
         there = self._prompts.languages(task.key)
+        if task.writes_queries:  # in the language that is spoken
+            return there
         return [name for name in there if name in self._languages] if self._languages else there
 
     def __call__(self, task: Task, utterance: Utterance, split: str) -> Brief:
         there = self._known.get(task.key) or self._known.setdefault(task.key, self.languages(task))
-        if len(self._languages) == 1:
+        drawn = self._languages and not task.writes_queries
+        if drawn and len(self._languages) == 1:
             language = there[0]
-        elif self._languages:
+        elif drawn:
             language = there[seeds.derive(self._seed, utterance.id, task.key, "language") % len(there)]
         else:
             language = base(utterance.language) if base(utterance.language) in there else "en"
         seed = (self._seed, utterance.id, task.key)
-        return Brief(self._prompts.get(task.key, language), seed, split == "test")
+        return Brief(self._prompts.get(task.key, language), seed, split == "test", self._test, self._catalogues)

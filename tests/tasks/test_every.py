@@ -30,7 +30,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "intent": {"choices": ["play_music", "set_alarm"]},
     "reply": {"describe": ["gender", "emotion"]},
 }
-TASKS: dict[str, Task] = {name: plugins.load("tasks", name)(**OPTIONS.get(name, {})) for name in plugins.names("tasks")}
+EVERY: dict[str, Task] = {name: plugins.load("tasks", name)(**OPTIONS.get(name, {})) for name in plugins.names("tasks")}
+TASKS = {name: task for name, task in EVERY.items() if not task.writes_queries}
+"""Those that are set for speech; tests/tasks/test_tool_queries.py has the others."""
 SAID = {
     "en": "Twenty people waited three hours for the delayed night train to the harbour and then it came.",
     "ru": "Двадцать человек прождали три дня ночной поезд до большой гавани у моря, и потом он всё же пришёл.",

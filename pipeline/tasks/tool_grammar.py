@@ -1,0 +1,38 @@
+"""Requests for tools from weighted grammars, with no LLM: what is said and what is called cannot disagree.
+
+A row: `Set a timer for, um, 20 minutes.` -> `start_timer(minutes=20)` -> `20 minutes, starting now.`
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import ClassVar
+
+from pipeline.tasks._queries import Queries
+from pipeline.tasks.base import Brief
+from pipeline.tools.dialogue import NothingLeft, Speaker
+from schemas.sample import Sample
+
+
+class ToolGrammar(Queries):
+    """Dialogues of ten situations in the languages that a catalogue has grammars in."""
+
+    is_plugin: ClassVar[bool] = True
+    outcomes: ClassVar[tuple[str, ...]] = ("correction", "filler", "joint", "cannot")
+    variables: ClassVar[frozenset[str]] = frozenset({"weekday", "date", "year", "iso", "value", "first", "second"})
+
+    def make(self, draft: Sample, brief: Brief) -> Iterable[Sample]:
+        seat = draft.utterances[0]
+        catalogue = brief.catalogues[f"{seat.corpus}/{seat.catalogue}"]
+        scene = self.scene(draft, brief, catalogue)
+        if scene.language not in catalogue.grammars:
+            yield from self.nothing(draft, f"{catalogue.path} has no grammar beside it in {scene.language!r}")
+            return
+        speaker = Speaker(scene, brief.prompts.response, self.most_tools)
+        wanted = self.situation(draft, brief, [n for n in self.mix if speaker.can(n)])
+        try:
+            dialogue = speaker.write(wanted)
+        except NothingLeft as error:
+            yield from self.nothing(draft, f"{wanted}: {error}")
+            return
+        yield self.finished(draft, brief, scene, dialogue)

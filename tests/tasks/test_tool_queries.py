@@ -1,0 +1,227 @@
+"""Queries for tools: whatever is said is what is called, in every catalogue and language."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from functools import lru_cache
+from pathlib import Path
+
+import pytest
+
+from pipeline.prompting import Prompts
+from pipeline.tasks._queries import MIX
+from pipeline.tasks.base import Briefing
+from pipeline.tasks.tool_call import ToolCall
+from pipeline.tasks.tool_grammar import ToolGrammar
+from pipeline.text import contains, normalise, words
+from pipeline.tools import matching, validation
+from pipeline.tools.catalogue import canonical, files, load
+from pipeline.tools.dialogue import OUTCOMES
+from schemas import replies
+from schemas.arrow import from_batch, to_batch
+from schemas.conversation import AUDIO_PLACEHOLDER
+from schemas.sample import Sample
+from schemas.utterance import Utterance
+from tests.examples import LANGUAGES, ROOT
+
+CATALOGUES = [path.stem for path in files(ROOT / "data" / "tools")]
+EVERY = [(name, language) for name in CATALOGUES for language in LANGUAGES]
+of_each = pytest.mark.parametrize(("name", "language"), EVERY)
+COUNT = 500
+TEST = 0.1
+
+
+def path_of(name: str) -> Path:
+    return ROOT / "data" / "tools" / f"{name}.json"
+
+
+def seat(name: str, language: str, number: int, split: str) -> Sample:
+    made = Utterance(f"t/{name}/{language}/{number}", "t", language=language, catalogue=name)
+    return Sample(made.id, (made,), split)
+
+
+def briefing(name: str, test: float = TEST, seed: int = 0) -> Briefing:
+    return Briefing(Prompts(), seed, [], test, {f"t/{name}": load(path_of(name))})
+
+
+@lru_cache(maxsize=len(EVERY))
+def written(name: str, language: str) -> list[Sample]:
+    """500 samples of the grammar, a tenth of them for test."""
+    task, briefed = ToolGrammar(), briefing(name)
+    made = []
+    for number in range(COUNT):
+        draft = seat(name, language, number, "test" if number % 10 == 0 else "train")
+        made += task.make(draft, briefed(task, draft.utterances[0], draft.split))
+    return made
+
+
+def kept(name: str, language: str) -> list[Sample]:
+    return [sample for sample in written(name, language) if sample.rejected is None]
+
+
+def calls(sample: Sample) -> list[matching.Call]:
+    return [matching.Call(c.name, json.loads(c.arguments)) for m in sample.messages for c in m.tool_calls]
+
+
+@of_each
+def test_each_call_is_valid_and_found_again_by_matching(name: str, language: str) -> None:
+    for sample in kept(name, language):
+        schemas = {tool.name: json.loads(tool.parameters) for tool in sample.tools}
+        assert len(schemas) == len(sample.tools)
+        for message in sample.messages:
+            for call in message.tool_calls:
+                assert validation.problem(call, sample.tools) is None, call
+        accepted = matching.from_json(sample.answer)
+        assert matching.mismatch(accepted, calls(sample), schemas) is None, sample.messages
+        assert bool(accepted) == (sample.outcome in ("tool_call", "request_for_info"))
+
+
+@of_each
+def test_dialogues_are_whole(name: str, language: str) -> None:
+    for sample in kept(name, language):
+        system, *turns = sample.messages
+        assert system.role == "system"
+        spoken = [m for m in turns if m.role == "user"]
+        assert [m.content for m in spoken] == [AUDIO_PLACEHOLDER] * len(sample.utterances)
+        assert len(sample.utterances) == (2 if sample.situation == "missing_argument" else 1)
+        assert all(u.transcript and u.catalogue is None and u.language == language for u in sample.utterances)
+        assert len({u.id for u in sample.utterances}) == len(sample.utterances)
+        assert turns[-1].role == "assistant"
+        assert turns[-1].content
+        assert sample.outcome == OUTCOMES[sample.situation]
+        made = [c.id for m in turns for c in m.tool_calls]
+        assert made == [m.tool_call_id for m in turns if m.role == "tool"]
+        assert len(set(made)) == len(made)
+        for message in turns:
+            assert not any(mark in message.content for mark in ("{", "}", "  ", "~")) or message.role == "tool"
+        for said in (u.transcript for u in sample.utterances):
+            assert not any(mark in said for mark in "{}[]()<>|~"), said
+            assert "  " not in said
+            assert ",," not in said
+            assert " ," not in said
+
+
+@of_each
+def test_arguments_are_said_where_it_is_told(name: str, language: str) -> None:
+    for sample in kept(name, language):
+        for mention in sample.mentions:
+            said = sample.utterances[mention.utterance].transcript
+            assert contains(words(said), words(mention.words)), (said, mention)
+        if sample.situation in ("one_call", "parallel", "correction", "hesitation", "missing_argument"):
+            named = {m.argument.split(".")[1] for m in sample.mentions}
+            assert named == {argument for call in calls(sample) for argument in call.arguments}
+
+
+@of_each
+def test_no_query_and_no_call_is_in_both_splits(name: str, language: str) -> None:
+    seen: dict[str, set[str]] = {"train": set(), "test": set()}
+    for sample in kept(name, language):
+        seen[sample.split] |= {normalise(u.transcript) for u in sample.utterances}
+        if sample.situation != "dependent":
+            seen[sample.split] |= {f"{c.name}{canonical(c.arguments)}" for c in calls(sample)}
+    assert seen["test"]
+    assert not seen["train"] & seen["test"]
+
+
+@of_each
+def test_the_mix_is_the_recipes(name: str, language: str) -> None:
+    made = kept(name, language)
+    count = Counter(sample.situation for sample in made)
+    for situation, share in MIX.items():
+        assert abs(count[situation] / len(made) - share) <= 0.02, situation
+    assert len(made) >= 0.98 * COUNT, Counter(s.detail for s in written(name, language) if s.rejected)
+
+
+@of_each
+def test_there_is_enough_to_say(name: str, language: str) -> None:
+    grammar = load(path_of(name)).grammars[language]
+    assert grammar.size >= 300
+    said = Counter(normalise(sample.utterances[0].transcript) for sample in kept(name, language))
+    assert len(said) >= 0.75 * COUNT
+
+
+def test_eight_domains_and_forty_tools() -> None:
+    loaded = [load(path_of(name)) for name in CATALOGUES]
+    assert len(loaded) >= 8
+    assert sum(len(one.tools) for one in loaded) >= 40
+    for one in loaded:
+        assert set(one.grammars) == set(LANGUAGES)
+        for language in LANGUAGES:
+            specs = one.specs(language)
+            assert one.about(language) != one.about("en") or language == "en"
+            if language != "en":
+                untold = [n for n, spec in specs.items() if spec.description == one.tools[n].spec.description]
+                assert untold == [], (one.name, language)
+
+
+def test_equal_seeds_give_equal_dialogues_and_others_others() -> None:
+    task, draft = ToolGrammar(), seat("home", "en", 3, "train")
+
+    def of_seed(seed: int) -> list[Sample]:
+        return list(task.make(draft, briefing("home", seed=seed)(task, draft.utterances[0], "train")))
+
+    assert of_seed(0) == of_seed(0)
+    assert len({of_seed(seed)[0].messages for seed in range(20)}) > 15
+    assert list(from_batch(to_batch(of_seed(0)))) == of_seed(0)
+
+
+def test_the_mix_can_be_changed() -> None:
+    task = ToolGrammar(mix={"parallel": 1, "mention": 3})
+    draw = briefing("home")
+    made = Counter()
+    for number in range(200):
+        draft = seat("home", "en", number, "train")
+        made.update(s.situation for s in task.make(draft, draw(task, draft.utterances[0], "train")))
+    assert abs(made["parallel"] / 200 - 0.25) <= 0.02
+    assert made["parallel"] + made["mention"] == 200
+    with pytest.raises(ValueError, match="no situation 'paralel'"):
+        ToolGrammar(mix={"paralel": 1})
+
+
+def test_a_right_and_a_wrong_answer_are_scored() -> None:
+    task = ToolGrammar()
+    for sample in kept("home", "en")[:120]:
+        made = [{"name": c.name, "arguments": c.arguments} for c in calls(sample)]
+        assert task.score(sample, json.dumps(made) if made else sample.response) == {"correct": 1.0}
+        wrong = [{"name": "set_light", "arguments": {"room": "cellar"}}] if made != [] else [{"name": "x", "arguments": {}}]
+        assert task.score(sample, json.dumps(wrong)) == {"correct": 0.0}
+
+
+# What an LLM writes.
+
+
+def reply() -> replies.ToolQuery:
+    return replies.ToolQuery(utterance="Do it at once!", question="When?", second_utterance="Now.", answer="Done.")
+
+
+@pytest.mark.parametrize("language", [*LANGUAGES, "de"])
+def test_the_llm_is_asked_for_what_is_then_checked(language: str) -> None:
+    task, draw = ToolCall(), briefing("home")
+    seen = set()
+    for number in range(120):
+        draft = seat("home", language, number, "train")
+        briefed = draw(task, draft.utterances[0], "train")
+        question = task.ask(draft, briefed)
+        (sample,) = task.answer(draft, briefed, reply())
+        seen.add(sample.situation)
+        asked = question.messages[-1].content
+        for call in calls(sample):
+            assert call.name in asked
+        assert sample.outcome == OUTCOMES[sample.situation]
+        check = task.check(sample, briefed)
+        assert (check is None) == (sample.situation == "no_tools")
+        if check is None:
+            continue
+        assert "Do it at once!" in check.messages[-1].content
+        for call in calls(sample):
+            for value in call.arguments.values():
+                hidden = json.dumps(call.arguments, ensure_ascii=False)
+                assert hidden not in check.messages[-1].content, (value, "the calls would be told")
+        found = [replies.RecoveredCall(name=c.name, arguments=json.dumps(c.arguments)) for c in calls(sample)]
+        assert task.checked(sample, briefed, replies.RecoveredCalls(calls=found)).rejected is None
+        found = [*found, replies.RecoveredCall(name="set_light", arguments="{}")]
+        judged = task.checked(sample, briefed, replies.RecoveredCalls(calls=found))
+        assert judged.rejected == "not_recoverable"
+        assert "wrong number of calls" in judged.detail
+    assert seen == set(OUTCOMES)
