@@ -30,9 +30,13 @@ class ToolGrammar(Queries):
             return
         speaker = Speaker(scene, brief.prompts.response, self.most_tools)
         wanted = self.situation(draft, brief, [n for n in self.mix if speaker.can(n)])
-        try:
-            dialogue = speaker.write(wanted)
-        except NothingLeft as error:
-            yield from self.nothing(draft, f"{wanted}: {error}")
+        # A small grammar may have nothing of a kind that the other split does not say: then it is a plain call.
+        for situation in dict.fromkeys((wanted, "one_call")):
+            try:
+                dialogue = speaker.write(situation)
+            except NothingLeft as error:
+                why = f"{situation}: {error}"
+                continue
+            yield self.finished(draft, brief, scene, dialogue)
             return
-        yield self.finished(draft, brief, scene, dialogue)
+        yield from self.nothing(draft, why)

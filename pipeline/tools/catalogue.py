@@ -14,6 +14,7 @@ import itertools
 import json
 import random
 from collections.abc import Iterator, Mapping
+from dataclasses import replace as replaced
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Annotated, Any
@@ -123,8 +124,8 @@ class Catalogue:
         drawn = {}
         for argument in self.tools[name].arguments.values():
             chosen = argument.required or setting.rng.random() < optional
-            if chosen and argument.kind is not None and _sayable(argument.kind, setting.language):
-                drawn[argument.name] = argument.kind.draw(setting)
+            if chosen and argument.kind is not None:
+                drawn[argument.name] = argument.kind.draw(_said_in(argument.kind, setting))
         return drawn
 
     def fail(self, where: str, text: str) -> CatalogueError:
@@ -289,9 +290,12 @@ def _translated(tool: Tool, told: Mapping[str, str]) -> ToolSpec:
     )
 
 
-def _sayable(kind: Kind, language: str) -> bool:
+def _said_in(kind: Kind, setting: Setting) -> Setting:
+    """A setting whose language the values have: what an LLM words anew may be in another than is spoken."""
     languages = kind.languages()
-    return languages is None or language in languages
+    if languages is None or setting.language in languages:
+        return setting
+    return replaced(setting, language="en" if "en" in languages else min(languages))
 
 
 def _short(value: Any) -> str:

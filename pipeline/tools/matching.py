@@ -26,6 +26,8 @@ __all__ = ["Accepted", "Call", "OneOf", "calls_of", "from_json", "mismatch", "to
 
 _IGNORED = str.maketrans({**dict.fromkeys(" ,./-_*^"), "'": '"'})
 _LEFT_OUT = ""  # how BFCL writes that an argument may be left out
+_NUMBER = frozenset({"number", "float"})  # BFCL says float, and any of texts
+_TEXT = frozenset({"string", "any"})
 _ANY: Mapping[str, Any] = {}
 
 
@@ -124,8 +126,10 @@ def _among(value: Any, accepted: Iterable[Any], optional: bool, schema: Mapping[
     """Whether a value is one of the accepted ones."""
     if any(_same(value, other, schema) for other in accepted):
         return True
+    if not optional or not isinstance(value, str) or _bare(value):
+        return False
     # As in BFCL, an empty text is as good as leaving a text out.
-    return optional and isinstance(value, str) and not _bare(value) and all(isinstance(v, str) for v in accepted)
+    return all(isinstance(v, str) for v in accepted) or _declares(schema, _TEXT)
 
 
 def _same(value: Any, accepted: Any, schema: Mapping[str, Any]) -> bool:
@@ -135,7 +139,7 @@ def _same(value: Any, accepted: Any, schema: Mapping[str, Any]) -> bool:
     if kind is int:
         return type(accepted) in (int, float) and bool(value == accepted)
     if kind is float:
-        right = type(accepted) is float or (type(accepted) is int and _takes_fractions(schema))
+        right = type(accepted) is float or (type(accepted) is int and _declares(schema, _NUMBER))
         return right and bool(value == accepted)
     if kind is list:
         items = schema.get("items")
@@ -169,12 +173,13 @@ def _within(properties: Any, name: str) -> Mapping[str, Any]:
     return found if isinstance(found, Mapping) else _ANY
 
 
-def _takes_fractions(schema: Mapping[str, Any]) -> bool:
+def _declares(schema: Mapping[str, Any], wanted: frozenset[str]) -> bool:
+    """Whether a schema allows one of some types, by itself or in a branch."""
     kinds = schema.get("type", ())
-    if "number" in ((kinds,) if isinstance(kinds, str) else kinds) or kinds == "float":  # so BFCL calls it
+    if not wanted.isdisjoint((kinds,) if isinstance(kinds, str) else kinds):
         return True
     branches = [*schema.get("anyOf", ()), *schema.get("oneOf", ())]
-    return any(_takes_fractions(branch) for branch in branches if isinstance(branch, Mapping))
+    return any(_declares(branch, wanted) for branch in branches if isinstance(branch, Mapping))
 
 
 def _bare(text: str) -> str:

@@ -14,11 +14,13 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import NamedTuple
 
 _MARK = re.compile(r"[()\[\]|]|\{[^{}]*\}|<[^<>]*>|[^()\[\]|{}<>]+|.")
 _SLOT = re.compile(r"([A-Za-z_][\w.]*)(?::([\w#.]+))?")
 _SPACE_BEFORE = re.compile(r"\s+([,.;:!?])")
+_CHOSEN = 60  # phrasings of each list of patterns that are looked at
 _DEEPEST = 12  # pieces within pieces; more is a circle
 
 
@@ -114,8 +116,19 @@ class Patterns:
         self._pieces = pieces
 
     def check(self) -> None:
-        """Whether all pieces are there, and none is within itself."""
+        """Whether all pieces are there, none is within itself, and words keep apart from values.
+
+        Raises:
+            PatternError: They do not.
+        """
         self._missing(self._root.options, 0)
+        for number in range(_CHOSEN):
+            for left, right in pairwise(self.choose(random.Random(number))):
+                if (isinstance(left, Slot) and _ends_apart(right)) or (
+                    isinstance(right, Slot) and _ends_apart(left, -1)
+                ):
+                    both = "".join(word if isinstance(word, str) else f"{{{word.name}}}" for word in (left, right))
+                    raise PatternError(f"{both!r} would stick together: a space is missing, perhaps within brackets")
 
     def _missing(self, sequences: Sequence[Sequence_], depth: int) -> None:
         for sequence in sequences:
@@ -186,6 +199,11 @@ class Patterns:
         if isinstance(node, Choice):
             return sum(math.prod(self._size(part) for part in option) for option in node.options)
         return self._pieces[node.name].size if isinstance(node, Piece) else 1
+
+
+def _ends_apart(word: str | Slot, at: int = 0) -> bool:
+    """Whether no space or mark is between a word and the value beside it."""
+    return isinstance(word, Slot) or (bool(word) and word[at].isalnum())
 
 
 def render(words: Words, say: Callable[[Slot], str]) -> str:

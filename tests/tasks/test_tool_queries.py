@@ -184,7 +184,9 @@ def test_a_right_and_a_wrong_answer_are_scored() -> None:
     for sample in kept("home", "en")[:120]:
         made = [{"name": c.name, "arguments": c.arguments} for c in calls(sample)]
         assert task.score(sample, json.dumps(made) if made else sample.response) == {"correct": 1.0}
-        wrong = [{"name": "set_light", "arguments": {"room": "cellar"}}] if made != [] else [{"name": "x", "arguments": {}}]
+        wrong = (
+            [{"name": "set_light", "arguments": {"room": "cellar"}}] if made != [] else [{"name": "x", "arguments": {}}]
+        )
         assert task.score(sample, json.dumps(wrong)) == {"correct": 0.0}
 
 
@@ -215,11 +217,11 @@ def test_the_llm_is_asked_for_what_is_then_checked(language: str) -> None:
             continue
         assert "Do it at once!" in check.messages[-1].content
         for call in calls(sample):
-            for value in call.arguments.values():
-                hidden = json.dumps(call.arguments, ensure_ascii=False)
-                assert hidden not in check.messages[-1].content, (value, "the calls would be told")
+            hidden = f'"arguments": {json.dumps(call.arguments, ensure_ascii=False)}'
+            assert hidden not in check.messages[-1].content, "the calls would be told"
         found = [replies.RecoveredCall(name=c.name, arguments=json.dumps(c.arguments)) for c in calls(sample)]
-        assert task.checked(sample, briefed, replies.RecoveredCalls(calls=found)).rejected is None
+        agreed = task.checked(sample, briefed, replies.RecoveredCalls(calls=found))
+        assert agreed.rejected is None, agreed.detail
         found = [*found, replies.RecoveredCall(name="set_light", arguments="{}")]
         judged = task.checked(sample, briefed, replies.RecoveredCalls(calls=found))
         assert judged.rejected == "not_recoverable"
