@@ -14,7 +14,6 @@ import itertools
 import json
 import random
 from collections.abc import Iterator, Mapping
-from dataclasses import replace as replaced
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Annotated, Any
@@ -25,7 +24,7 @@ from pydantic import Field, ValidationError
 
 from pipeline.tools import grammar, validation
 from pipeline.tools.errors import CatalogueError
-from pipeline.tools.values import KIND, Kind, Pool, Setting, Value, from_schema
+from pipeline.tools.values import KIND, Kind, Pool, Setting, Value, draw, from_schema
 from schemas.conversation import ToolCall, ToolSpec
 from schemas.recipe import Options
 
@@ -125,7 +124,7 @@ class Catalogue:
         for argument in self.tools[name].arguments.values():
             chosen = argument.required or setting.rng.random() < optional
             if chosen and argument.kind is not None:
-                drawn[argument.name] = argument.kind.draw(_said_in(argument.kind, setting))
+                drawn[argument.name] = draw(argument.kind, setting)
         return drawn
 
     def fail(self, where: str, text: str) -> CatalogueError:
@@ -288,14 +287,6 @@ def _translated(tool: Tool, told: Mapping[str, str]) -> ToolSpec:
         description=told.get(tool.name, tool.spec.description),
         parameters=orjson.dumps(parameters).decode(),
     )
-
-
-def _said_in(kind: Kind, setting: Setting) -> Setting:
-    """A setting whose language the values have: what an LLM words anew may be in another than is spoken."""
-    languages = kind.languages()
-    if languages is None or setting.language in languages:
-        return setting
-    return replaced(setting, language="en" if "en" in languages else min(languages))
 
 
 def _short(value: Any) -> str:

@@ -8,8 +8,9 @@ github.com/ShishirPatil/gorilla, `bfcl_eval/eval_checker/ast_eval`, Apache-2.0),
 - texts are compared without case, spaces and `,./-_*^`, and with either kind of quotation mark.
 
 Here it departs from them on purpose: parallel calls are matched so that all find a partner if they can,
-where the original takes the first that fits; and types are as strict, and numbers as lenient, within
-lists and objects, which may be nested, as they are outside.
+where the original takes the first that fits; types are as strict, and numbers as lenient, within lists
+and objects, which may be nested, as they are outside; and the name of a variable, which BFCL knows by
+another type being declared, is compared like any text.
 """
 
 from __future__ import annotations

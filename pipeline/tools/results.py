@@ -14,7 +14,7 @@ from typing import Any
 
 from pipeline import seeds
 from pipeline.tools.catalogue import Catalogue, Echo, Variant, canonical
-from pipeline.tools.values import Kind, Setting, Value
+from pipeline.tools.values import Kind, Setting, Value, draw
 
 _NOTHING = Variant("ok", 1.0, {"done": True})
 _LEFT_OUT = object()
@@ -70,7 +70,7 @@ def _filled(template: Any, arguments: Mapping[str, Any], setting: Setting, value
     if isinstance(template, Echo):
         return arguments.get(str(template), _LEFT_OUT)
     if isinstance(template, Kind):
-        value = values[path] = template.draw(setting)
+        value = values[path] = draw(template, setting)
         values.update((f"{path}.{name}", part) for name, part in _parts(value))
         return value.argument
     if isinstance(template, dict):

@@ -62,7 +62,7 @@ def problem(call: ToolCall, tools: Sequence[ToolSpec]) -> str | None:
         return f"arguments_not_json: {call.name}: {error}: {_short(call.arguments)}"
     validator = _compiled(tool.parameters)
     if isinstance(validator, str):
-        return f"tool_invalid: {call.name}: {validator}"
+        return f"tool_invalid: {call.name}: parameters{validator}"
     if not isinstance(arguments, dict):
         return f"arguments_invalid: {call.name}: an object is expected, not {_short(call.arguments)}"
     wrong = _first_error(validator, arguments)
@@ -72,9 +72,7 @@ def problem(call: ToolCall, tools: Sequence[ToolSpec]) -> str | None:
 def value_problem(value: Any, schema: Mapping[str, Any] | bool) -> str | None:
     """What is wrong with one value, by a schema that stands alone; None if nothing is."""
     validator = _compiled(orjson.dumps(schema).decode())
-    if isinstance(validator, str):
-        return validator
-    wrong = _first_error(validator, value)
+    wrong = validator if isinstance(validator, str) else _first_error(validator, value)
     return wrong.removeprefix(": ") if wrong else None
 
 
@@ -135,7 +133,7 @@ def _objects(schema: Any, path: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 @lru_cache(maxsize=4096)
 def _compiled(text: str) -> Draft202012Validator | str:
-    """The validator of a schema, or what is wrong with the schema."""
+    """The validator of a schema, or where it is wrong, and how: `.properties.a: why`."""
     try:
         schema = orjson.loads(text)
     except orjson.JSONDecodeError as error:

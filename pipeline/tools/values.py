@@ -13,7 +13,7 @@ import re
 import string
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter, field_validator, model_validator
@@ -142,6 +142,14 @@ class Kind(Options):
         return None
 
 
+def draw(kind: Kind, at: Setting) -> Value:
+    """A value in the setting's language, or in one that it has words in: an LLM will find others."""
+    languages = kind.languages()
+    if languages is not None and at.language not in languages:
+        at = replace(at, language="en" if "en" in languages else min(languages))
+    return kind.draw(at)
+
+
 class _Entry(Options):
     """A value of a pool, with its words by language."""
 
@@ -266,7 +274,9 @@ class Quantity(Kind):
         return forms[plural(number, language)]
 
     def languages(self) -> frozenset[str] | None:
-        return frozenset(self.unit) if isinstance(self.unit, dict) else None
+        if isinstance(self.unit, dict):
+            return frozenset(self.unit)
+        return frozenset(_AND) if self.unit in _UNITS else None
 
     @field_validator("unit")
     @classmethod
