@@ -58,6 +58,7 @@ OSLO = {"location": ["Oslo", "Oslo, Norway"]}
         (one(**OSLO, unit=["celsius", ""]), {"location": "Oslo", "unit": ""}),
         (one(**OSLO, unit=[""]), {"location": "Oslo", "unit": ""}),
         (one(**OSLO, unit=["", None]), {"location": "Oslo", "unit": None}),
+        (one(**OSLO, unit=["", None]), {"location": "Oslo", "unit": ""}),
         # Numbers: an integer is a number.
         (one(**OSLO, days=[5]), {"location": "Oslo", "days": 5}),
         (one(**OSLO, height=[5.0]), {"location": "Oslo", "height": 5}),
@@ -97,6 +98,7 @@ def test_right(answer: str, arguments: dict[str, Any]) -> None:
         (one(**OSLO, alerts=[True]), {"location": "Oslo", "alerts": False}, ["alerts", "False"]),
         (one(**OSLO, unit=["5"]), {"location": "Oslo", "unit": 5}, ["unit", "5"]),
         (one(**OSLO, days=[5, ""]), {"location": "Oslo", "days": ""}, ["days", "''"]),
+        (one(**OSLO, days=[None, ""]), {"location": "Oslo", "days": ""}, ["days", "''"]),
         (one(**OSLO, days=[0]), {"location": "Oslo", "days": None}, ["days", "None"]),
         (one(**OSLO, hours=[[6]]), {"location": "Oslo", "hours": 6}, ["hours", "6"]),
         (one(**OSLO, hours=[[6]]), {"location": "Oslo", "hours": "[6]"}, ["hours"]),

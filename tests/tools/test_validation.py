@@ -118,7 +118,7 @@ def test_long_values_are_cut_short() -> None:
 def test_a_tool_whose_schema_is_none() -> None:
     for parameters in ("{", '{"type": "objekt"}', '{"$ref": "http://localhost/x"}'):
         found = problem(ToolCall("1", "f", "{}"), [ToolSpec("f", "", parameters)])
-        assert str(found).startswith("tool_invalid: f: ")
+        assert str(found).startswith("tool_invalid: f: parameters")
 
 
 @pytest.mark.parametrize(
@@ -155,7 +155,8 @@ def test_values_alone() -> None:
     assert value_problem({"a": [1, "x"]}, {"properties": {"a": {"items": {"type": "integer"}}}}) == (
         ".a[1]: 'x' is not of type 'integer'"
     )
-    assert value_problem(5, {"type": "int"}) is not None
+    assert str(value_problem(5, {"type": "int"})).startswith(".type: 'int' is no type; there are: array, ")
+    assert str(value_problem(5, {"$ref": "#/$defs/a"})).startswith("$ref: '#/$defs/a' is not within this schema")
 
 
 # Tools.
