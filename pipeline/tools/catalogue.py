@@ -22,7 +22,7 @@ import orjson
 from msgspec.structs import replace
 from pydantic import Field, ValidationError
 
-from pipeline.tools import grammar, validation
+from pipeline.tools import grammar, matching, validation
 from pipeline.tools.errors import CatalogueError
 from pipeline.tools.values import KIND, Kind, Pool, Setting, Value, draw, from_schema
 from schemas.conversation import ToolCall, ToolSpec
@@ -170,9 +170,9 @@ class Catalogue:
             except (IndexError, KeyError, ValueError) as error:
                 raise self.fail(where, f"no value can be drawn in {language!r}: {error}") from error
             for accepted in value.accepted:
-                problem = validation.value_problem(accepted, schema)
+                problem = validation.value_problem(_first(accepted), schema)
                 if problem is not None:
-                    raise self.fail(where, f"the value {accepted!r} is not as the schema says: {problem}")
+                    raise self.fail(where, f"the value {_short(accepted)} is not as the schema says: {problem}")
 
     def _kind(self, content: Any, where: str) -> Kind:
         if isinstance(content, str):
@@ -287,6 +287,15 @@ def _translated(tool: Tool, told: Mapping[str, str]) -> ToolSpec:
         description=told.get(tool.name, tool.spec.description),
         parameters=orjson.dumps(parameters).decode(),
     )
+
+
+def _first(accepted: Any) -> Any:
+    """An accepted value as JSON: of what is right in several ways the first."""
+    if isinstance(accepted, matching.OneOf):
+        return _first(accepted.values[0])
+    if isinstance(accepted, dict):
+        return {name: _first(value) for name, value in accepted.items()}
+    return [_first(value) for value in accepted] if isinstance(accepted, list) else accepted
 
 
 def _short(value: Any) -> str:

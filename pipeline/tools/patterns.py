@@ -21,6 +21,10 @@ _MARK = re.compile(r"[()\[\]|]|\{[^{}]*\}|<[^<>]*>|[^()\[\]|{}<>]+|.")
 _SLOT = re.compile(r"([A-Za-z_][\w.]*)(?::([\w#.]+))?")
 _SPACE_BEFORE = re.compile(r"\s+([,.;:!?])")
 _CHOSEN = 60  # phrasings of each list of patterns that are looked at
+_ASKING = re.compile(
+    r"(?:can|could|would|will) (?:you|we|I)\b|(?:можешь|можете|не мог)|(?:pode|podes|poderia|consegue|consegues)\b",
+    re.I,
+)
 _DEEPEST = 12  # pieces within pieces; more is a circle
 
 
@@ -213,6 +217,10 @@ def render(words: Words, say: Callable[[Slot], str]) -> str:
 
 
 def sentence(text: str) -> str:
-    """With a capital letter and a full stop where they are missing."""
-    text = text[:1].upper() + text[1:]
-    return text if text.endswith((".", "?", "!", "…")) else f"{text}."
+    """With a capital letter and a mark at its end where they are missing."""
+    first = text.partition(" ")[0]
+    if not any(c.isdigit() for c in first):  # rtr-fra-02 is written so
+        text = text[:1].upper() + text[1:]
+    if text.endswith((".", "?", "!", "…")):
+        return text
+    return f"{text}?" if _ASKING.match(text) else f"{text}."

@@ -8,22 +8,25 @@ be right there, and its words in all the forms that a language needs.
 from __future__ import annotations
 
 import datetime as dt
+import itertools
 import random
 import re
 import string
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter, field_validator, model_validator
 
 from pipeline.tools import calendar
+from pipeline.tools.matching import OneOf
 from pipeline.tools.patterns import Patterns, Slot, parse, render
 from schemas.recipe import Options
 
 Forms = dict[str, str]
 _AND = {"en": "and", "ru": "и", "pt": "e"}
+_MOST_ACCEPTED = 16  # lists that are right where several of their values may be put in several ways
 _LETTERS = "ABCDEFGHJKLMNPRSTUVWXYZ"  # I, O and Q look like others
 _DECIMAL_COMMA = frozenset({"ru", "pt"})
 _UNITS = {
@@ -96,20 +99,20 @@ class Value:
     """Its words; `~` stands before those that carry it, if a preposition goes with them."""
     parts: tuple[tuple[str, Value], ...] = ()
     """Of lists and objects: what they are made of, by their names."""
-    joined: Forms = field(default_factory=dict)
 
     def say(self, form: str = "") -> str:
         """The words in a form."""
-        return self._form(form).replace("~", "")
+        return self.marked(form).replace("~", "")
 
     def mentions(self, name: str, form: str = "") -> Iterator[tuple[str, str]]:
         """Names of arguments, each with the words that carry it."""
         if not self.parts:
-            yield name, self._form(form).rpartition("~")[2]
+            yield name, self.marked(form).rpartition("~")[2]
         for part, value in self.parts:
             yield from value.mentions(f"{name}.{part}" if part else name, form if form in value.forms else "")
 
-    def _form(self, form: str) -> str:
+    def marked(self, form: str = "") -> str:
+        """The words in a form, with `~` where those that carry the value begin."""
         found = self.forms.get(form)
         return self.forms[""] if found is None else found
 
@@ -355,7 +358,8 @@ class Time(Kind):
 class Code(Kind):
     """Part numbers, host names and the like.
 
-    `A` is any letter, `a` any small one, `9` any digit, and what stands in quotes stays as it is: `'BX'-999-9`.
+    `A` is any letter, `a` any small one, `9` any digit, `#` one from 1 to 9, and what stands in quotes
+    stays as it is: `'BX'-999-9`.
     """
 
     kind: Literal["code"] = "code"
@@ -370,6 +374,8 @@ class Code(Kind):
             return rng.choice(_LETTERS)
         if piece == "a":
             return rng.choice(_LETTERS).lower()
+        if piece == "#":
+            return rng.choice("123456789")
         return rng.choice(string.digits) if piece == "9" else piece.strip("'")
 
 
@@ -380,13 +386,16 @@ class Listing(Kind):
     of: AnyKind
     least: Annotated[int, Field(ge=1)] = 1
     most: Annotated[int, Field(ge=1)] = 3
+    distinct: str | None = None
+    """The field in which objects must differ; all of the value if omitted."""
 
     def draw(self, at: Setting) -> Value:
         wanted = at.rng.randint(self.least, self.most)
         drawn: dict[str, Value] = {}
         for _ in range(20 * wanted):
             value = self.of.draw(at)
-            drawn.setdefault(repr(value.argument), value)
+            told = value.argument.get(self.distinct) if self.distinct else value.argument
+            drawn.setdefault(repr(told), value)
             if len(drawn) == wanted:
                 break
         values = list(drawn.values())
@@ -394,7 +403,9 @@ class Listing(Kind):
         forms = {name: _enumerated([value.say(name) for value in values], at.language) for name in names}
         argument = [value.argument for value in values]
         parts = tuple((str(number), value) for number, value in enumerate(values))
-        return Value(argument, (argument,), forms, parts)
+        # The first way of each is what `argument` has; more than a few combinations nobody needs.
+        ways = itertools.islice(itertools.product(*(value.accepted for value in values)), _MOST_ACCEPTED)
+        return Value(argument, tuple(map(list, ways)), forms, parts)
 
     def forms(self, language: str) -> frozenset[str] | None:
         return self.of.forms(language)
@@ -436,17 +447,23 @@ class Object(Kind):
         said = {word.name for word in words if isinstance(word, Slot)}
         text = render(words, lambda slot: say(values[slot.name], slot, values, at.language))
         argument = {name: values[name].argument for name in values if name in said}
+        accepted = {name: _one_of(values[name].accepted) for name in argument}
         parts = tuple((word.name, _as_said(values, word, at.language)) for word in words if isinstance(word, Slot))
-        return Value(argument, (argument,), {"": text}, parts)
+        return Value(argument, (accepted,), {"": text}, parts)
 
     def languages(self) -> frozenset[str] | None:
         return frozenset(self.words)
 
 
 def _as_said(values: Mapping[str, Value], slot: Slot, language: str) -> Value:
+    """A field's value with the words that the object's have for it."""
     value = values[slot.name]
-    text = say(value, slot, values, language)
-    return Value(value.argument, value.accepted, {"": text}, value.parts)
+    form = plural(values[slot.form[1:]].argument, language) if slot.form.startswith("#") else slot.form
+    return Value(value.argument, value.accepted, {"": value.marked(form)}, value.parts)
+
+
+def _one_of(accepted: tuple[Any, ...]) -> Any:
+    return OneOf(accepted) if len(accepted) > 1 else accepted[0]
 
 
 def say(value: Value, slot: Slot, others: Mapping[str, Value], language: str) -> str:
