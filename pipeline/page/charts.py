@@ -8,8 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 WIDTH = 360  # units of the view box; about pixels on a narrow screen
-_LABEL = 138  # of bar charts: the column of names
-_LETTER = 6.6  # width of a letter of a value
+_LETTER = 7.5  # width of one, in a wide font
 _PITCH = 22
 _BAR = 10
 _MOST_BARS = 12
@@ -103,15 +102,17 @@ def bars(
         note += f"; {len(rest)} more names with {number(sum(count for _, count in rest))} are not drawn"
     longest = max(count for _, count in ordered) or 1
     values = {name: (shown or {}).get(name) or number(count) for name, count in ordered}
-    room = WIDTH - _LABEL - 12 - max(map(len, values.values())) * _LETTER
+    names = {name: name if len(name) <= _LABEL_LENGTH else name[: _LABEL_LENGTH - 1] + "…" for name, _ in ordered}
+    left = round(10 + max(map(len, names.values())) * _LETTER)
+    room = WIDTH - left - 12 - max(map(len, values.values())) * _LETTER
     boxes, words = [], []
     for place, (name, count) in enumerate(ordered):
         middle = place * _PITCH + _PITCH / 2
         width = max(1.5, count / longest * room) if count else 0.0
-        cut = name if len(name) <= _LABEL_LENGTH else name[: _LABEL_LENGTH - 1] + "…"
-        words.append(Word(_LABEL - 10, middle + 4, cut, "label", "end", name if cut != name else ""))
-        boxes.append(Box(_LABEL, middle - _BAR / 2, round(width, 1), _BAR, kind, f"{name} {values[name]}"))
-        words.append(Word(round(_LABEL + width + 7, 1), middle + 4, values[name], "value"))
+        cut = names[name]
+        words.append(Word(0, middle + 4, cut, "label", whole=name if cut != name else ""))
+        boxes.append(Box(left, middle - _BAR / 2, round(width, 1), _BAR, kind, f"{name} {values[name]}"))
+        words.append(Word(round(left + width + 7, 1), middle + 4, values[name], "value"))
     return Chart(title, note, len(ordered) * _PITCH, boxes, words)
 
 
@@ -192,7 +193,7 @@ def _histogram(
         Word(_LEFT - 7, floor - height + 3.5, number(tick), "tick", "end")
         for tick, height in zip(ticks, heights, strict=True)
     ]
-    every = max(1, math.ceil(len(edges) * max(map(len, edges)) * 7 / (pitch * len(both))))
+    every = max(1, math.ceil(len(edges) * (max(map(len, edges)) * 6 + 9) / (pitch * len(both))))
     for i in range(0, len(edges), every):
         text = edges[i] + ("+" if beyond and i == len(edges) - 1 else "")
         words.append(Word(round(_LEFT + i * pitch, 1), floor + 15, text, "tick", "middle"))

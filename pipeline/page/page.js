@@ -14,7 +14,7 @@
     for (const [key, value] of Object.entries(attributes || {})) {
       if (value !== undefined && value !== false) node.setAttribute(key, value === true ? "" : value);
     }
-    node.append(...children.flat().filter((child) => child !== undefined && child !== null && child !== ""));
+    node.append(...children.flat(Infinity).filter((child) => child !== undefined && child !== null && child !== ""));
     return node;
   }
 
@@ -195,9 +195,11 @@
 
   // ---- Rows --------------------------------------------------------------------------------------------
 
+  // Ids and paths may be broken after their separators; what is copied has no break.
   function facts(pairs) {
+    const pieces = (value) => value.split(/(?<=[/:#!,])/).map((piece, i) => (i ? [element("wbr"), piece] : piece));
     return element("dl", { class: "facts" }, pairs.map(([name, value]) => (
-      element("div", {}, element("dt", {}, name), element("dd", { dir: "auto" }, value))
+      element("div", {}, element("dt", {}, name), element("dd", { dir: "auto" }, pieces(value)))
     )));
   }
 
@@ -229,7 +231,7 @@
   function tools(row) {
     if (!row.tools.length) return "";
     return element("div", { class: "tools" }, folded(`${row.tools.length} ${row.tools.length === 1 ? "tool" : "tools"} offered`,
-      row.tools.map((tool) => element("div", { class: "tool" },
+      row.tools.map((tool) => element("div", { class: "offer" },
         element("p", {}, element("code", {}, tool.name), " ", text(tool.description)),
         folded("parameters", element("pre", {}, tool.parameters))))));
   }
@@ -253,7 +255,7 @@
     else if (row.answer && row.answer !== last) parts.push(["answer", text(row.answer)]);
     if (row.evidence) parts.push(["evidence", text(row.evidence)]);
     if (row.mentions.length) {
-      parts.push(["said in", element("ul", {}, row.mentions.map((mention) => (
+      parts.push(["mentions", element("ul", {}, row.mentions.map((mention) => (
         element("li", {}, element("code", {}, mention.argument), " ", text(mention.words)))))]);
     }
     if (!parts.length) return "";

@@ -14,6 +14,7 @@ from schemas.utterance import Audio, Utterance
 Fact = tuple[str, str]
 
 _POINTS = 120  # of a waveform
+_LINE = 60  # characters of JSON on one
 _LEVELS = "0123456789abcdefghijklmnopqrstuvwxyz"
 
 
@@ -69,9 +70,23 @@ def indented(text: str) -> str:
     if not text.startswith(("{", "[")):
         return text
     try:
-        return json.dumps(json.loads(text), indent=2, ensure_ascii=False, allow_nan=False)
+        return _laid_out(json.loads(text), "")
     except (ValueError, RecursionError):  # no JSON, or nested too deep
         return text
+
+
+def _laid_out(value: Any, margin: str) -> str:
+    """What is short stands on one line, the rest has a line for each item."""
+    line = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    if not isinstance(value, dict | list) or len(margin) + len(line) <= _LINE:
+        return line
+    inner = margin + "  "
+    if isinstance(value, dict):
+        items = [f"{json.dumps(key, ensure_ascii=False)}: {_laid_out(v, inner)}" for key, v in value.items()]
+    else:
+        items = [_laid_out(v, inner) for v in value]
+    begin, end = "{}" if isinstance(value, dict) else "[]"
+    return begin + "\n" + ",\n".join(inner + item for item in items) + f"\n{margin}{end}"
 
 
 def _speech(utterance: Utterance, sound: str) -> dict[str, Any]:
@@ -113,7 +128,7 @@ def _facts(utterance: Utterance) -> list[Fact]:
     if delivery is not None:
         facts += [
             ("engine", delivery.engine),
-            ("voice's licence", delivery.licence),
+            ("voice’s licence", delivery.licence),
             ("rate", f"× {delivery.rate:.2f}" if delivery.rate != 1 else ""),
             ("pitch", f"× {delivery.pitch:.2f}" if delivery.pitch != 1 else ""),
         ]
