@@ -31,6 +31,7 @@ _REFUSED_AT_FIRST = 32  # requests that are refused before any is served: then i
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0  # seconds between tries
 _LONGEST_ASKED_PAUSE = 300.0  # seconds that a server may ask for with Retry-After
 _COMPLAIN_EVERY = 20.0  # seconds
+UNREACHED = 20.0  # seconds: an address that nobody has ever answered at is more likely wrong than late
 _LARGEST_BODY = 64 * 2**20  # bytes of a response
 _JSON = "application/json"
 
@@ -53,6 +54,8 @@ class _Answer(NamedTuple):
     """Seconds that the server asks for."""
     refused: bool = False
     """Nobody listens at the address."""
+    unreached: bool = False
+    """No connection came about: it was refused, or the host does not answer, or has no address."""
 
 
 class Client:
@@ -115,15 +118,19 @@ class Client:
         assert self._session is not None
         await self._session.close()
 
-    async def check_model(self, model: str) -> None:
+    async def check_model(self, model: str, unreached: float = UNREACHED) -> None:
         """Asks every server which models it has.
 
+        Args:
+            model: As the servers call it.
+            unreached: Seconds without any connection after which a server is given up that never answered.
+
         Raises:
-            EndpointError: The key is wrong or the model is not there. Servers that have no such
-                list are taken at their word.
+            EndpointError: Nobody answers, the key is wrong or the model is not there. Servers that
+                have no such list are taken at their word.
         """
         for index, url in enumerate(self._urls):
-            status, body = await self._persist("GET", "models", b"", only=index)
+            status, body = await self._persist("GET", "models", b"", only=index, unreached=unreached)
             if status == 200:
                 try:
                     known = [str(m["id"]) for m in orjson.loads(body)["data"]]
@@ -156,7 +163,13 @@ class Client:
         raise RequestRefused(f"{status}: {_message(body)}")
 
     async def _persist(
-        self, method: str, path: str, payload: bytes, content_type: str = _JSON, only: int | None = None
+        self,
+        method: str,
+        path: str,
+        payload: bytes,
+        content_type: str = _JSON,
+        only: int | None = None,
+        unreached: float = float("inf"),
     ) -> tuple[int, bytes]:
         """Tries until there is an answer that more tries would not change."""
         began = time.monotonic()
@@ -174,6 +187,11 @@ class Client:
             self._rest(index, now)
             if failures > self._retries:
                 raise RequestRefused(f"{failures} tries failed while others succeeded: {_message(body)}")
+            if answer.unreached and self._successes[index] < 0 and now - began > unreached:
+                raise EndpointError(
+                    f"nobody answers at {_shown(self._urls[index])} ({_message(body)}). "
+                    f"Start the server, or mend its address in the recipe (base_url)"
+                )
             silent = now - max(began, self._last_success)
             if silent > (self._gone_after if answer.refused else self._patience):
                 what = "no connection" if status is None else f"HTTP {status}"
@@ -255,7 +273,9 @@ class Client:
                 return _Answer(response.status, body, pause)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             text = str(error) or f"no answer in {self._timeout:g} s"
-            return _Answer(None, text.encode(), refused=isinstance(error, aiohttp.ClientConnectorError))
+            refused = isinstance(error, aiohttp.ClientConnectorError)
+            unreached = refused or isinstance(error, aiohttp.ConnectionTimeoutError)
+            return _Answer(None, text.encode(), refused=refused, unreached=unreached)
         finally:
             self._in_flight[index] -= 1
 

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Iterator
 import pytest
 from aiohttp import web
 
-from pipeline.endpoint import Client, EndpointError, RequestRefused
+from pipeline.endpoint import UNREACHED, Client, EndpointError, RequestRefused
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -336,10 +336,10 @@ def models(*names: str) -> Handler:
     return answer
 
 
-def check(made: Client, model: str) -> None:
+def check(made: Client, model: str, **options: float) -> None:
     async def run() -> None:
         async with made:
-            await made.check_model(model)
+            await made.check_model(model, **options)
 
     asyncio.run(run())
 
@@ -359,3 +359,29 @@ def test_a_server_without_a_list_of_models_is_believed(server: Server) -> None:
     check(client(server), "any")
     server.answer = server.fine
     check(client(server), "any")
+
+
+def test_an_address_at_which_nobody_ever_answered_is_given_up_soon(server: Server) -> None:
+    server.stop()
+    began = time.monotonic()
+    with pytest.raises(EndpointError, match=rf"nobody answers at {server.url} .*base_url"):
+        check(client(server, patience=600.0), "any", unreached=0.5)
+    assert time.monotonic() - began < 10
+    assert UNREACHED <= 30
+    server.start_again()
+
+
+def test_a_server_that_is_still_starting_is_waited_for(server: Server) -> None:
+    server.stop()
+    threading.Timer(0.8, server.start_again).start()
+    check(client(server), "any", unreached=20.0)
+
+
+def test_a_server_that_is_there_but_busy_is_not_given_up_for_that(server: Server) -> None:
+    async def answer(request: web.Request) -> web.StreamResponse:
+        busy = server.seen.total() <= 6
+        return web.Response(status=503, headers={"Retry-After": "0.1"}) if busy else web.json_response({"data": []})
+
+    server.answer = answer
+    check(client(server, patience=20.0), "any", unreached=0.1)
+    assert server.seen.total() == 7
