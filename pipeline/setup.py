@@ -12,15 +12,17 @@ import orjson
 import xxhash
 
 from pipeline import plugins, prompting, shards
+from pipeline.effects.base import Effect, EffectError
 from pipeline.filters.duplicates import Duplicates
 from pipeline.llm.base import LLM
 from pipeline.memo import Memo
 from pipeline.plan import Plan, make_plan
 from pipeline.prompting import PromptError, Prompts
-from pipeline.readers.base import CorpusError, Reader
+from pipeline.readers.base import CorpusError, Reader, identity
 from pipeline.readers.tool_queries import ToolQueries
 from pipeline.recipes import Document, RecipeError, load
 from pipeline.stage import Checks, Filter, Stage
+from pipeline.stages.augment import Augment
 from pipeline.stages.decode import Decode
 from pipeline.stages.generate import Generate
 from pipeline.stages.instruct import Instruct
@@ -57,6 +59,7 @@ class Setup:
         )
         self.tasks, self.tasks_left_out = self._tasks()
         self.filters, self.duplicates = self._filters()
+        self.effects = self._effects()
 
     def _readers(self) -> dict[str, Reader]:
         readers: dict[str, Reader] = {}
@@ -154,6 +157,38 @@ class Setup:
                 filters.append((name, made))
         return sorted(filters, key=lambda pair: (pair[1].order, pair[0])), duplicates
 
+    def _effects(self) -> list[Effect]:
+        spec = self.recipe.augment
+        if spec is None:
+            return []
+        given = spec.effects
+        if given is None:
+            usual = (name for name in plugins.names("effects") if plugins.load("effects", name).by_default)
+            given = dict.fromkeys(usual)
+        made = []
+        for name, options in given.items():
+            at = ("augment", "effects", name)
+            model, values = self._document.plugin("effects", name, at), dict(options or {})
+            if isinstance(values.get("folder"), str):
+                values["folder"] = self._document.resolve(values["folder"], (*at, "folder"))
+            effect: Effect = self._document.check(model, values, at)
+            try:
+                effect.check()
+            except EffectError as error:
+                raise self._document.complain((*at, error.key), str(error)) from error
+            made.append(effect)
+        if not any(effect.chance for effect in made):
+            raise self._document.complain(("augment", "effects"), "none has a chance above 0")
+        return made
+
+    @property
+    def _augmentation(self) -> dict[str, Any] | None:
+        """As it was asked for; of a folder its place is left out."""
+        if self.recipe.augment is None:
+            return None
+        effects = {effect.name: effect.model_dump(exclude={"folder"}) for effect in self.effects}
+        return self.recipe.augment.model_dump() | {"effects": effects}
+
     @cached_property
     def fingerprint(self) -> str:
         """Digest of everything that shapes the rows, beside the utterances themselves."""
@@ -178,6 +213,9 @@ class Setup:
             "filters": {name: f.model_dump() for name, f in self.filters},
             "duplicates": self.duplicates.model_dump() if self.duplicates else None,
             "tts": {"engine": self.tts.engine, **self.tts.model_dump()} if self.tts else None,
+            "augment": self._augmentation,
+            "noises": {name: identity(path) for effect in self.effects for name, path in effect.files.items()},
+            "noises_apart": self._noises_apart if self.recipe.augment else None,
             "llm": self.llm.shaping if self.llm else None,
         }
         return xxhash.xxh3_128_hexdigest(orjson.dumps(shaping, option=orjson.OPT_SORT_KEYS))
@@ -187,7 +225,7 @@ class Setup:
         """The recipe as it was used, defaults filled in; no secret and no address is in it."""
         hidden = {"base_url", "api_key_env", "executable", "environment", "arguments", "extra", "path", "audio_root"}
         return {
-            **self.recipe.model_dump(exclude={"corpora", "tasks", "filters", "llm", "tts"}),
+            **self.recipe.model_dump(exclude={"corpora", "tasks", "filters", "llm", "tts", "augment"}),
             "corpora": [
                 {"reader": type(r).__module__.rpartition(".")[2], **r.model_dump(exclude=hidden)}
                 for r in self.readers.values()
@@ -199,6 +237,7 @@ class Setup:
             if self.llm
             else None,
             "tts": {"engine": self.tts.engine, **self.tts.model_dump()} if self.tts else None,
+            "augment": self._augmentation,
         }
 
     def plan(self, out: Path, limit: int | None = None) -> Plan:
@@ -245,11 +284,18 @@ class Setup:
             assert memo is not None
             generate = Generate(asking, self.briefing, self.llm, list(urls), memo, recipe.seed, workers)
             stages.append(("generate", generate))
+        written = [f for _, f in self.filters if not f.before_tasks and not f.after_voice]
+        stages.append(("check_replies", Checks(written)))
         writing = frozenset(task.key for task in self.tasks if task.writes_queries)
         if writing and self.tts is not None:
             stages.append(("voice", Synthesize(self.tts)))
             stages.append(("check_voice", Checks(before, lambda sample: sample.task in writing)))
-        return [*stages, ("check_replies", Checks(f for _, f in self.filters if not f.before_tasks))]
+        # After all that judges recordings, which must not be blamed for what is done here.
+        if recipe.augment is not None:
+            augment = Augment(self.effects, recipe.augment, recipe.seed, self._noises_apart)
+            stages.append(("augment", augment))
+        heard = [f for _, f in self.filters if f.after_voice]
+        return [*stages, ("check_sound", Checks(heard))] if heard else stages
 
 
 def _is_said(sample: Sample) -> bool:

@@ -39,6 +39,8 @@ class Filter(Options, Stage):
     """Filters with lower numbers judge first; of equal numbers, by name."""
     before_tasks: ClassVar[bool] = False
     """Whether it judges speech and transcript, before anything is paid for."""
+    after_voice: ClassVar[bool] = False
+    """Whether it judges what is heard in the end, after all has been spoken, changed and transcribed."""
 
     def process(self, sample: Sample) -> tuple[Sample]:
         return (self.judge(sample),)

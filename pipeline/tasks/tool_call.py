@@ -200,8 +200,8 @@ class ToolCall(Queries, LLMTask):
         plan.requests.append(scene.request())
 
     def _plan_talk(self, scene: Scene, plan: Plan) -> None:
-        tool = scene.catalogue.tools[scene.rng.choice(sorted(scene.catalogue.tools))]
-        plan.topic = tool.spec.description
+        told = scene.catalogue.specs(scene.language)
+        plan.topic = told[scene.rng.choice(sorted(told))].description
 
 
 def _shown(plan: Plan) -> str:
