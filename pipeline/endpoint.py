@@ -203,6 +203,8 @@ class Client:
             pause = random.uniform(0, min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** min(tries, 10)))
             if answer.pause is not None:  # not all again at the same moment
                 pause = answer.pause + random.uniform(0, min(pause, 0.25 * answer.pause + 0.1))
+            if answer.unreached:
+                pause = min(pause, unreached / 5)
             await asyncio.sleep(min(pause, _LONGEST_ASKED_PAUSE, self._patience + 1))
 
     def _complain(self, index: int, status: int | None, body: bytes, silent: float) -> None:
