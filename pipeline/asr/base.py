@@ -68,10 +68,15 @@ class ASR(Options):
         """Its name: that of its file."""
         return type(self).__module__.rpartition(".")[2]
 
+    @property
+    def model_name(self) -> str:
+        """What rows, cards and reports call the model: of a folder its name, for the place says nothing."""
+        return Path(self.model).name if Path(self.model).is_dir() else self.model
+
     @cached_property
     def identity(self) -> bytes:
         """What shapes a hypothesis beside the audio and its language."""
-        return f"{self.engine}:{self.model}@{self.revision}".encode()
+        return f"{self.engine}:{self.model_name}@{self.revision}".encode()
 
     @property
     def shaping(self) -> dict[str, Any]:

@@ -36,7 +36,7 @@ class Scripted(ASR):
     """Listens by looking up."""
 
     model: str = "scripted"
-    file: str
+    file: str | None = None
     """The table."""
     error_rate: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Share of words that are heard as another, twice, or not at all."""
@@ -51,6 +51,8 @@ class Scripted(ASR):
     @property
     def table(self) -> Mapping[str, str]:
         """What is said, by the digest of the sound."""
+        if self.file is None:
+            raise ASRError("the scripted ASR engine needs a table of what is in the audio: set `file` under `asr`")
         return _table(self.file)
 
     def check(self) -> None:

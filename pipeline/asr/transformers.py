@@ -143,12 +143,27 @@ def _spell(model: _Model, clips: Sequence[Clip], options: Transformers) -> list[
     texts: list[list[str]] = [[] for _ in clips]
     for place in range(max(map(len, pieces))):
         some = [n for n, own in enumerate(pieces) if place < len(own)]
+        inputs = model.inputs([pieces[n][place] for n in some], padding=True)
         with torch.inference_mode():
-            logits = model.model(**model.inputs([pieces[n][place] for n in some], padding=True)).logits  # B, T, V
-        spelled = model.processor.batch_decode(logits.argmax(-1).cpu().numpy())
-        for number, text in zip(some, getattr(spelled, "text", spelled), strict=True):
+            logits = model.model(**inputs).logits  # B, T, V
+        letters = logits.argmax(-1).cpu().numpy()  # B, T
+        rows = [row[:length] for row, length in zip(letters, _lengths(model, inputs, letters.shape[1]), strict=True)]
+        # Blanks are special tokens: left out before equal letters are joined, `hello` would be `helo`.
+        spelled = model.processor.tokenizer.batch_decode(rows, skip_special_tokens=False)
+        for number, text in zip(some, spelled, strict=True):
             texts[number].append(text)
     return [clean(" ".join(parts)) for parts in texts]
+
+
+def _lengths(model: _Model, inputs: dict[str, Any], most: int) -> list[int]:
+    """How many of T frames of each row are of its sound: what is heard in the padding is not said."""
+    mask = inputs.get("attention_mask")
+    if mask is None:
+        return [most] * len(next(iter(inputs.values())))
+    lengths = mask.sum(-1)
+    if hasattr(model.model, "_get_feat_extract_output_lengths"):
+        return [int(n) for n in model.model._get_feat_extract_output_lengths(lengths)]
+    return [-(-most * int(n) // mask.shape[-1]) for n in lengths]
 
 
 def _pieces(samples: Samples, longest: float) -> list[Samples]:
