@@ -140,14 +140,14 @@ def samples(count: int) -> list[Sample]:
     return made
 
 
-def written(folder: Path, rows: list[Sample], unit: int = 25) -> DatasetManifest:
+def written(folder: Path, rows: list[Sample], unit: int = 25, batch: int = 8) -> DatasetManifest:
     """Rows as a finished dataset, through the one writer that there is."""
     folder.mkdir()
     made = []
     for split in shards.SPLITS:
         of_split = [row for row in rows if row.split == split]
         for begin in range(0, len(of_split), unit):
-            with shards.UnitWriter(folder, f"{begin:04d}", split, 8) as writer:
+            with shards.UnitWriter(folder, f"{begin:04d}", split, batch) as writer:
                 for position, row in enumerate(of_split[begin : begin + unit]):
                     writer.add(replace(row, position=position))
                 made.append(writer.finish("f", unit))

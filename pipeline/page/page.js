@@ -251,7 +251,7 @@
     const last = row.messages.length ? row.messages[row.messages.length - 1].content : "";
     const parts = [];
     if (row.choices.length) parts.push(["choices", element("span", { dir: "auto" }, row.choices.join(" · "))]);
-    if (row.accepted) parts.push(["accepted", element("pre", {}, row.answer)]);
+    if (row.accepted) parts.push(["accepted", row.answer === "[]" ? text("no call", "muted") : element("pre", {}, row.answer)]);
     else if (row.answer && row.answer !== last) parts.push(["answer", text(row.answer)]);
     if (row.evidence) parts.push(["evidence", text(row.evidence)]);
     if (row.mentions.length) {
