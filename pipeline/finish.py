@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from pipeline import shards
 from pipeline.build import Job, rows_of, unchanged
-from pipeline.filters.duplicates import REASONS, Duplicates
+from pipeline.filters.duplicates import COLUMNS, REASONS, Duplicates
 from pipeline.llm.base import LLM
 from pipeline.plan import Plan, Unit
 from pipeline.publish.card import card
@@ -21,6 +21,7 @@ from pipeline.setup import Setup
 from schemas.arrow import FEATURES
 from schemas.manifest import DatasetManifest, Leakage, ShardManifest, SplitSummary, Tokens
 from schemas.sample import Rejection
+from schemas.utterance import AUGMENTED
 
 
 class LeakageError(RuntimeError):
@@ -69,10 +70,7 @@ def _without_duplicates(
     before: list[tuple[str | None, str]] = []
     for index, manifest in enumerate(made):
         for batch in _sound(out, manifest):
-            first = pc.list_element(batch["utterances"], 0)
-            wanted = ("id", "transcript", "digest", "fingerprint")
-            columns = [batch["id"], batch["task"], *(pc.struct_field(first, name) for name in wanted)]
-            tables.append(pa.table(columns, names=["id", "task", "utterance", *wanted[1:]]))
+            tables.append(_judged_by(batch))
             messages.append(batch["messages"])
             units = pa.array([index] * batch.num_rows, pa.int32())
             origin.append(pa.table([units, batch["position"]], ["unit", "position"]))
@@ -93,6 +91,23 @@ def _without_duplicates(
         if verdict != (None if reason is None else Rejection(reason, detail)):
             changed[places["unit"][row].as_py()][places["position"][row].as_py()] = verdict
     return [shards.judged(out, m, changed[i], rows_per_batch) if i in changed else m for i, m in enumerate(made)]
+
+
+def _judged_by(batch: pa.RecordBatch) -> pa.Table:
+    """The columns that a duplicate is told by. An augmented utterance goes by what it was made of."""
+    first = pc.list_element(batch["utterances"], 0)
+    name, clean = pc.struct_field(first, "id"), pc.struct_field(first, "clean_digest")
+    copy = pc.and_(pc.is_valid(clean), pc.ends_with(name, AUGMENTED))
+    columns = {
+        "id": batch["id"],
+        "task": batch["task"],
+        "utterance": pc.if_else(copy, pc.utf8_slice_codeunits(name, 0, -len(AUGMENTED)), name),
+        "copy": copy,
+        "transcript": pc.struct_field(first, "transcript"),
+        "digest": pc.coalesce(clean, pc.struct_field(first, "digest")),
+        "fingerprint": pc.struct_field(first, "fingerprint"),
+    }
+    return pa.table([columns[column] for column in COLUMNS], names=list(COLUMNS))
 
 
 def _sound(out: Path, manifest: ShardManifest) -> Iterator[pa.RecordBatch]:
@@ -128,6 +143,8 @@ def _dataset_manifest(setup: Setup, plan: Plan, made: list[ShardManifest]) -> Da
                 utterances=sum(m.heard for m in of_split[split]),
                 seconds=round(sum(m.seconds for m in of_split[split]), 3),
                 row_seconds=round(sum(m.row_seconds for m in of_split[split]), 3),
+                augmented=round(sum(m.augmented for m in of_split[split]), 3),
+                augmented_rows=sum(m.augmented_rows for m in of_split[split]),
                 speakers=len(speakers[split]),
                 shards=[m.kept for m in of_split[split] if m.kept],
             )

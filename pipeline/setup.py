@@ -186,8 +186,16 @@ class Setup:
         """As it was asked for; of a folder its place is left out."""
         if self.recipe.augment is None:
             return None
-        effects = {effect.name: effect.model_dump(exclude={"folder"}) for effect in self.effects}
+        effects = {
+            effect.name: effect.model_dump(exclude={"folder"}) | ({"files": len(effect.files)} if effect.files else {})
+            for effect in self.effects
+        }
         return self.recipe.augment.model_dump() | {"effects": effects}
+
+    @property
+    def _noises_apart(self) -> float:
+        """The share of noises that only test may hear, where it hears any."""
+        return max(self.recipe.split.test, 0.05)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -214,8 +222,10 @@ class Setup:
             "duplicates": self.duplicates.model_dump() if self.duplicates else None,
             "tts": {"engine": self.tts.engine, **self.tts.model_dump()} if self.tts else None,
             "augment": self._augmentation,
-            "noises": {name: identity(path) for effect in self.effects for name, path in effect.files.items()},
-            "noises_apart": self._noises_apart if self.recipe.augment else None,
+            "noises": [
+                self._noises_apart if self.effects else None,
+                {name: identity(path) for effect in self.effects for name, path in effect.files.items()},
+            ],
             "llm": self.llm.shaping if self.llm else None,
         }
         return xxhash.xxh3_128_hexdigest(orjson.dumps(shaping, option=orjson.OPT_SORT_KEYS))

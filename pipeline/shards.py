@@ -312,6 +312,8 @@ class Tally:
         self.instructions: set[str] = set()
         self.tokens: dict[str, Counter[str]] = {}
         self.row_seconds = 0.0
+        self.augmented = 0.0
+        self.augmented_rows = 0
         self.seconds = 0.0
         self.heard: set[str] = set()
         self._seen: set[str] = set()
@@ -330,20 +332,22 @@ class Tally:
         self.tasks[sample.task] += 1
         if made.instruction:
             self.instructions.add(made.instruction)
+        self.augmented_rows += any(utterance.effects for utterance in sample.utterances)
         for utterance in sample.utterances:
             assert utterance.audio is not None, f"{sample.id} is kept without audio"
-            self.heard.update({part.id for part in utterance.parts} or {utterance.id})
+            self.heard.update({part.id for part in utterance.parts} or {utterance.clean_id})
             speakers = {part.speaker for part in utterance.parts} | {utterance.speaker}
             self.speakers.update(s for s in speakers if s)
             if utterance.parts:
                 self.recordings.update(part.id for part in utterance.parts if not part.speaker)
             elif not utterance.speaker:
-                self.recordings.add(utterance.recording or utterance.id)
+                self.recordings.add(utterance.recording or utterance.clean_id)
             seconds = utterance.audio.seconds
             self.row_seconds += seconds
             if utterance.id not in self._seen:
                 self._seen.add(utterance.id)
                 self.seconds += seconds
+                self.augmented += seconds if utterance.effects else 0.0
                 self.languages[utterance.language or "unknown"] += seconds
                 self.licences[utterance.licence or "unknown"] += seconds
 
@@ -428,6 +432,8 @@ class UnitWriter:
             reasons=_in_order(tally.reasons),
             seconds=round(tally.seconds, 3),
             row_seconds=round(tally.row_seconds, 3),
+            augmented=round(tally.augmented, 3),
+            augmented_rows=tally.augmented_rows,
             tasks=_in_order(tally.tasks),
             languages=_in_order(tally.languages),
             licences=_in_order(tally.licences),

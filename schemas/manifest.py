@@ -52,6 +52,10 @@ class ShardManifest(_Manifest):
     """Of distinct kept utterances."""
     row_seconds: float
     """Of all kept rows: an utterance with two tasks counts twice."""
+    augmented: float = 0.0
+    """Seconds of distinct kept utterances whose sound was changed."""
+    augmented_rows: int = 0
+    """Kept rows that hear one of them."""
     tasks: dict[str, int]
     """Kept rows by task."""
     languages: dict[str, float]
@@ -77,6 +81,10 @@ class SplitSummary(_Manifest):
     seconds: float
     """Of distinct audio: a mixture or a pause counts beside what it was made of."""
     row_seconds: float
+    augmented: float = 0.0
+    """Seconds of distinct audio that was changed after it was recorded or spoken."""
+    augmented_rows: int = 0
+    """Rows that hear some of it."""
     speakers: int
     shards: list[ShardFile]
 

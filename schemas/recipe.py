@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
 
 Mapping = dict[str, Any]
 
@@ -41,6 +41,21 @@ class ShardSpec(Options):
     """Rows of one Arrow record batch: what a random read touches."""
 
 
+class AugmentSpec(Options):
+    """Whose sound is changed, and how."""
+
+    train: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """Share of train utterances that are changed."""
+    test: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """The same of test. Clean unless asked for, so that figures can be compared."""
+    keep_clean: bool = False
+    """Whether the clean row stays beside the changed one, whose id then ends in `:augmented`."""
+    longest: PositiveFloat = 30.0
+    """Seconds that no effect makes an utterance exceed."""
+    effects: Annotated[dict[str, Mapping | None], Field(min_length=1)] | None = None
+    """Those that are drawn from, by name, with their options; the usual ones if omitted."""
+
+
 class Recipe(Options):
     """A whole recipe. Paths are relative to the recipe's file."""
 
@@ -64,5 +79,7 @@ class Recipe(Options):
     """A folder whose files go before the shipped `prompts/`."""
     filters: dict[str, Mapping | Literal[False] | None] = {}
     """Options of filters, by name; `false` switches one off. Filters not named run as they are."""
+    augment: AugmentSpec | None = None
+    """What is done to the sound of utterances; nothing if omitted."""
     split: SplitSpec = SplitSpec()
     shards: ShardSpec = ShardSpec()

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from msgspec import Struct
 
+AUGMENTED = ":augmented"
+"""Ends the ids of augmented utterances and rows whose clean ones are kept beside them."""
+
 
 class AudioSource(Struct, frozen=True, gc=False):
     """Where the speech of an utterance lies. Nothing is read until its unit is built."""
@@ -52,7 +55,8 @@ class Audio(Struct, frozen=True, gc=False):
     digest: str
     """Of the 16 kHz samples: equal for equal sound, whatever the container."""
     fingerprint: bytes
-    """Of the spectral shape: near for near-equal sound, whatever the codec, rate and level."""
+    """Of the spectral shape: near for near-equal sound, whatever the codec, rate and level. Of an augmented
+    utterance that of its clean sound."""
 
 
 class Part(Struct, frozen=True, gc=False):
@@ -107,6 +111,8 @@ class Utterance(Struct, frozen=True, gc=False):
     """None for recordings, and for what is not yet spoken."""
     effects: dict[str, str] = {}
     """What was done to the sound afterwards, by name: `snr_db: 12.0`."""
+    clean_digest: str | None = None
+    """Of the sound before that, as `Audio.digest`; None where nothing was done."""
     hypothesis: str | None = None
     """What an ASR engine heard; None where none has listened."""
     catalogue: str | None = None
@@ -117,6 +123,11 @@ class Utterance(Struct, frozen=True, gc=False):
     """A reader's complaint as `reason: detail`; the utterance ends as a rejected row."""
     audio: Audio | None = None
     """None until it is decoded, synthesised or mixed."""
+
+    @property
+    def clean_id(self) -> str:
+        """The id that it has in the corpus, of which it may be an augmented copy."""
+        return self.id.removesuffix(AUGMENTED) if self.effects else self.id
 
     @property
     def is_speech(self) -> bool:

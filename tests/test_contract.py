@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from ruamel.yaml import YAML
 
 from pipeline import plugins
+from pipeline.effects.base import Effect
 from pipeline.filters.duplicates import Duplicates
 from pipeline.llm.base import LLM
 from pipeline.plugins import UnknownPlugin
@@ -27,7 +28,14 @@ from pipeline.tts.base import TTS
 from schemas.recipe import Options, Recipe
 from tests.examples import LANGUAGES, ROOT, sentences
 
-BASES: dict[str, type] = {"readers": Reader, "tasks": Task, "filters": Filter, "llm": LLM, "tts": TTS}
+BASES: dict[str, type] = {
+    "readers": Reader,
+    "tasks": Task,
+    "filters": Filter,
+    "llm": LLM,
+    "tts": TTS,
+    "effects": Effect,
+}
 EVERY = [(kind, name) for kind in BASES for name in plugins.names(kind)]
 each_plugin = pytest.mark.parametrize(("kind", "name"), EVERY, ids=[f"{kind}-{name}" for kind, name in EVERY])
 RECIPES = sorted((ROOT / "data" / "recipes").glob("*.yaml"))
@@ -84,7 +92,7 @@ def test_options_are_strict_frozen_and_explained(kind: str, name: str) -> None:
     config = loaded.model_config
     assert (config["strict"], config["frozen"], config["extra"]) == (True, True, "forbid")
     for field in loaded.model_fields:
-        assert re.fullmatch(r"[a-z][a-z_]*", field)
+        assert re.fullmatch(r"[a-z][a-z0-9_]*", field)
         with pytest.raises(ValidationError):
             setattr(good, field, getattr(good, field))
     json.dumps(good.model_dump())  # goes into the resolved recipe
@@ -95,7 +103,9 @@ def test_plugins_do_not_import_each_other(kind: str, name: str) -> None:
     tree = ast.parse(Path(module(kind, name).__file__).read_text(encoding="utf-8"))
     imported = [node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
     imported += [alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names]
-    others = [m for m in imported if re.match(r"pipeline\.(readers|tasks|filters|llm|tts|stages)\.(?!base$|_)", m)]
+    others = [
+        m for m in imported if re.match(r"pipeline\.(readers|tasks|filters|llm|tts|effects|stages)\.(?!base$|_)", m)
+    ]
     assert others == []
 
 

@@ -4,6 +4,9 @@ This is the one filter that looks at finished shards: what is a duplicate depend
 units know nothing of each other. Exact copies are found by the digest of their samples, near ones
 (another codec, rate or level) by their fingerprints: see `pipeline.audio.fingerprint`. On 380 real
 recordings, copies in other formats differ in up to 28 of 248 bits, other takes in 56 or more.
+
+An augmented utterance is judged by its clean sound: it is no copy of its own origin, whose row may be
+kept beside it, but of whatever its origin is a copy of.
 """
 
 from __future__ import annotations
@@ -31,7 +34,7 @@ _SMALL_GROUP = 64  # utterances of equal transcript are compared each with each 
 _REACH = 8  # neighbours that are compared in larger groups
 
 REASONS = frozenset({"duplicate_audio", "near_duplicate_audio", "duplicate_sample", "repeated_response"})
-COLUMNS = ("id", "task", "utterance", "transcript", "digest", "fingerprint")
+COLUMNS = ("id", "task", "utterance", "copy", "transcript", "digest", "fingerprint")
 
 
 class Duplicates(Options):
@@ -52,7 +55,8 @@ class Duplicates(Options):
         """The rows to set aside, by their number.
 
         Args:
-            rows: `COLUMNS` of all kept rows, in the order in which the first of equals is kept.
+            rows: `COLUMNS` of all kept rows, in the order in which the first of equals is kept. Augmented ones have
+                the id, digest and fingerprint of the clean utterance; `copy` says that its row is there, too.
             messages: The contents of a row's messages.
         """
         utterance, first_row = _numbered(rows["utterance"])
@@ -104,8 +108,9 @@ class Duplicates(Options):
         found: dict[int, Rejection],
     ) -> dict[int, Rejection]:
         task, _ = _numbered(rows["task"])
+        kind = 2 * task + rows["copy"].to_numpy()
         twins: dict[int, Rejection] = {}
-        for group in _groups(utterance * (int(task.max(initial=0)) + 1) + task):
+        for group in _groups(utterance * (int(kind.max(initial=0)) + 1) + kind):
             kept: list[tuple[int, set[str]]] = []
             for row in sorted(int(r) for r in group if int(r) not in found):
                 said = set(words(" ".join(messages(row))))
@@ -120,13 +125,13 @@ class Duplicates(Options):
         self, rows: pa.Table, messages: Callable[[int], list[str]], found: dict[int, Rejection]
     ) -> dict[int, Rejection]:
         assert self.same_response is not None
-        seen: dict[tuple[str, str], int] = defaultdict(int)
+        seen: dict[tuple[str, bool, str], int] = defaultdict(int)
         over: dict[int, Rejection] = {}
-        for row, task in enumerate(rows["task"].to_pylist()):
+        for row, (task, copy) in enumerate(zip(*(rows[name].to_pylist() for name in ("task", "copy")), strict=True)):
             if row in found:
                 continue
             response = messages(row)[-1]
-            key = task, normalise(response)
+            key = task, copy, normalise(response)
             seen[key] += 1
             if seen[key] > self.same_response:
                 text = f"{seen[key]} rows of {task} answer {response[:80]!r}, {self.same_response} may"

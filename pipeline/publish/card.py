@@ -59,6 +59,7 @@ def _body(dataset: DatasetManifest) -> str:
         "## Languages and licences\n",
         table(("language", "hours"), _hours(dataset.languages)),
         table(("licence", "hours"), _hours(dataset.licences)),
+        _augmentation(dataset),
         _tokens(dataset),
         "## What was checked\n",
         "No speaker, no recording of an unknown speaker and no instruction is in both train and test. "
@@ -93,6 +94,46 @@ def _left_out(dataset: DatasetManifest) -> str:
     if not dataset.tasks_left_out:
         return ""
     return f"Left out, because the recipe names no LLM: {', '.join(dataset.tasks_left_out)}.\n"
+
+
+def _augmentation(dataset: DatasetManifest) -> str:
+    """What was done to the sound of how much of it. Also told where nothing of it came through the checks."""
+    asked = dataset.recipe.get("augment")
+    if not isinstance(asked, Mapping):
+        return ""
+    rows = table(
+        ("split", "augmented rows", "augmented hours"),
+        ((n, f"{s.augmented_rows} of {s.rows}", f"{s.augmented / 3600:.2f}") for n, s in dataset.splits.items()),
+    )
+    effects = table(
+        ("effect", "chance", "drawn from"),
+        ((name, f"{options['chance']:g}", _options(options)) for name, options in asked["effects"].items()),
+    )
+    stays = "The clean rows are kept beside the augmented ones. " if asked["keep_clean"] else ""
+    return (
+        f"## Augmentation\n\n{stays}What was done to an utterance is in its `effects`; `clean_digest` names the sound "
+        f"before it.\n\n{rows}\n{effects}{_noises(asked['effects'].get('noise'))}"
+    )
+
+
+def _noises(options: Mapping[str, object] | None) -> str:
+    if options is None or not options.get("files"):
+        return ""
+    return f"\nThe noises come from {options['files']} files; licence: {options['licence'] or 'unknown'}.\n"
+
+
+def _options(options: Mapping[str, object]) -> str:
+    left_out = {"chance", "licence", "files"}
+    shown = {name: value for name, value in options.items() if name not in left_out and value is not None}
+    if "files" in options:
+        shown.pop("kinds", None)
+    return "; ".join(f"{name} {_values(value)}" for name, value in shown.items())
+
+
+def _values(value: object) -> str:
+    if isinstance(value, list) and value and isinstance(value[0], str):
+        return ", ".join(value)
+    return f"{value[0]:g} to {value[1]:g}" if isinstance(value, list) else str(value)
 
 
 def _tokens(dataset: DatasetManifest) -> str:

@@ -48,9 +48,10 @@ class Row:
         text: str = "Hello",
         said: str = "",
         question: str = "",
+        copy: bool = False,
     ) -> None:
         self.utterance, self.heard, self.task, self.text, self.said = utterance, heard, task, text, said
-        self.question = question
+        self.question, self.copy = question, copy
 
 
 def find(rows: Sequence[Row], **options: Any) -> dict[int, Rejection]:
@@ -58,11 +59,13 @@ def find(rows: Sequence[Row], **options: Any) -> dict[int, Rejection]:
         "id": [f"{r.utterance}:{r.task}:{n}" for n, r in enumerate(rows)],
         "task": [r.task for r in rows],
         "utterance": [r.utterance for r in rows],
+        "copy": [r.copy for r in rows],
         "transcript": [r.said for r in rows],
         "digest": [r.heard.digest for r in rows],
         "fingerprint": [r.heard.fingerprint for r in rows],
     }
-    kinds = [pa.binary() if name == "fingerprint" else pa.string() for name in COLUMNS]
+    others = {"fingerprint": pa.binary(), "copy": pa.bool_()}
+    kinds = [others.get(name, pa.string()) for name in COLUMNS]
     table = pa.table(
         [pa.array(values[name], kind) for name, kind in zip(COLUMNS, kinds, strict=True)], names=list(COLUMNS)
     )
