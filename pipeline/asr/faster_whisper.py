@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cached_property, lru_cache
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 from pydantic import NonNegativeInt, PositiveInt
@@ -38,7 +39,9 @@ class FasterWhisper(ASR):
         return super().shaping | {"libraries": [f"{n} {_version(n)}" for n in ("faster-whisper", "ctranslate2")]}
 
     def check(self) -> None:
-        self._model()
+        _version("faster-whisper")
+        if Path(self.model).is_dir() and not (Path(self.model) / "model.bin").is_file():
+            raise ASRError(f"{self.model} holds no model.bin: convert the model with ct2-transformers-converter")
 
     def transcribe(self, clips: Sequence[Clip], workers: int = 1, heard: Heard = ignore) -> list[str | Rejection]:
         model = self._model()

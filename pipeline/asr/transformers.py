@@ -51,7 +51,7 @@ class Transformers(ASR):
         return super().shaping | {"libraries": [f"{n} {version(n)}" for n in ("torch", "transformers")]}
 
     def check(self) -> None:
-        self._model()
+        _kind(self.model, self.revision)  # the weights are for the workers to load
 
     def transcribe(self, clips: Sequence[Clip], workers: int = 1, heard: Heard = ignore) -> list[str | Rejection]:
         model = self._model()
@@ -194,6 +194,20 @@ def _by_halves(listen: Callable[[Sequence[Clip]], list[str]], clips: Sequence[Cl
     return _by_halves(listen, clips[:half]) + _by_halves(listen, clips[half:])
 
 
+def _kind(name: str, revision: str) -> Any:
+    """The class of a model: one that writes text, or one for CTC."""
+    _torch()
+    library = require("transformers", extra="speech", what=_WHAT)
+    try:
+        config = library.AutoConfig.from_pretrained(name, **({"revision": revision} if revision else {}))
+    except (OSError, ValueError, KeyError) as error:
+        raise ASRError(f"transformers cannot load {name!r}: {error}") from error
+    for kind in (library.AutoModelForSpeechSeq2Seq, library.AutoModelForCTC):
+        if type(config) in kind._model_mapping:
+            return kind
+    raise ASRError(f"{name} is a {config.model_type}: neither of Whisper's kind nor a CTC model")
+
+
 @lru_cache(maxsize=1)
 def _load(name: str, revision: str, device: str, dtype: str) -> _Model:
     torch = _torch()
@@ -203,17 +217,11 @@ def _load(name: str, revision: str, device: str, dtype: str) -> _Model:
     if dtype == "auto":
         dtype = "float16" if device.startswith("cuda") else "float32"
     known = {"revision": revision} if revision else {}
+    kind = _kind(name, revision)
     try:
-        config = library.AutoConfig.from_pretrained(name, **known)
-        kinds = (library.AutoModelForSpeechSeq2Seq, library.AutoModelForCTC)
-        fitting = [kind for kind in kinds if type(config) in kind._model_mapping]
-        if not fitting:
-            raise ASRError(f"{name} is a {config.model_type}: neither of Whisper's kind nor a CTC model")
-        model = fitting[0].from_pretrained(name, dtype=getattr(torch, dtype), **known).to(device).eval()
+        model = kind.from_pretrained(name, dtype=getattr(torch, dtype), **known).to(device).eval()
         processor = library.AutoProcessor.from_pretrained(name, **known)
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
-        if isinstance(error, ASRError):
-            raise
+    except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
         raise ASRError(f"transformers cannot load {name!r} on {device}: {error}") from error
     generation = getattr(model, "generation_config", None)
     tokens = getattr(generation, "lang_to_id", None) or {}
@@ -223,7 +231,7 @@ def _load(name: str, revision: str, device: str, dtype: str) -> _Model:
         processor,
         device,
         getattr(torch, dtype),
-        fitting[0] is kinds[0],
+        kind is library.AutoModelForSpeechSeq2Seq,
         frozenset(token.strip("<|>") for token in tokens),
     )
 
