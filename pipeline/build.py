@@ -113,11 +113,14 @@ def serving(job: Job, made: Plan) -> Iterator[Job]:
 
     Raises:
         EndpointError: They cannot be reached, or have no such model or key.
+        ASRError: The engine that listens cannot work.
     """
     out, setup = Path(job.out), prepare(job.recipe)
     asking = setup.llm is not None and any(task.uses_llm for task in setup.tasks)
     open_units = sum(shards.finished(out, u.id, u.split, setup.fingerprint) is None for u in made.units)
     job = replace(job, workers=max(1, min(job.workers, open_units)))  # they share what is in flight
+    if setup.asr is not None and open_units:
+        setup.asr.check()
     if setup.llm is None or not asking or not open_units:
         yield job
         return

@@ -29,6 +29,7 @@ from pipeline import inspect as inspection
 from pipeline import page as pages
 from pipeline import recipes as recipe_files
 from pipeline import survey as surveying
+from pipeline.asr.base import ASRError
 from pipeline.build import UnitsFailed
 from pipeline.endpoint import EndpointError
 from pipeline.inspect import NoDataset
@@ -55,7 +56,7 @@ T = TypeVar("T")
 
 USERS = (
     *(RecipeError, PromptError, CorpusError, MissingExtra, EndpointError, MemoError, DiskError),
-    *(CatalogueError, FolderInUse, NoDataset, SpeechError, UnitsFailed),
+    *(CatalogueError, FolderInUse, NoDataset, SpeechError, ASRError, UnitsFailed),
 )
 """Errors that a person can mend: their message is all that is shown."""
 PREFECTS = ("prefect", "httpx", "sqlalchemy")  # whose errors are not about the dataset
@@ -412,6 +413,11 @@ def _summary(dataset: DatasetManifest) -> None:
         console.print(f"cost at the recipe's prices: {dataset.cost:.2f}")
     if not dataset.speech_verified:
         console.print("[dim]speech not verified: no recogniser has compared it with the transcripts[/dim]")
+    for found in dataset.agreement:
+        name, (median, most) = ("CER", found.cer) if found.wer is None else ("WER", found.wer)
+        console.print(
+            f"{found.language} by {found.voice}: {name} {median:.1%} at the median, {most:.1%} at the 90th percentile"
+        )
 
 
 def _counts(title: str, counts: dict[str, Any]) -> None:
@@ -426,6 +432,8 @@ def _show_row(number: int, sample: Sample, whole: bool = False) -> None:
         audio = f"{utterance.audio.seconds:.1f} s" if utterance.audio else "no audio"
         text.append(f"{utterance.id}  {audio}  {utterance.language or '?'}  {utterance.speaker or ''}\n", "dim")
         text.append(f"said: {utterance.transcript}\n", "italic")
+        if utterance.hypothesis is not None:
+            text.append(f"heard: {utterance.hypothesis}\n", "italic")
     for message in sample.messages:
         text.append(f"{message.role}: ", "bold")
         text.append(message.content + "\n")

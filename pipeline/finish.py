@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -19,7 +20,7 @@ from pipeline.plan import Plan, Unit
 from pipeline.publish.card import card
 from pipeline.setup import Setup
 from schemas.arrow import FEATURES
-from schemas.manifest import DatasetManifest, Leakage, ShardManifest, SplitSummary, Tokens
+from schemas.manifest import Agreement, DatasetManifest, Leakage, ShardManifest, SplitSummary, Tokens
 from schemas.sample import Rejection
 from schemas.utterance import AUGMENTED
 
@@ -43,7 +44,7 @@ def finish(job: Job, plan: Plan) -> DatasetManifest:
         if (manifest.split, manifest.unit) not in planned:
             shards.discard(out, manifest)
     shards.discard_strays(out, made)
-    dataset = _dataset_manifest(setup, plan, made)
+    dataset = _dataset_manifest(out, setup, plan, made)
     leakage = dataset.leakage
     shared = (leakage.speakers_in_both + leakage.recordings_in_both + leakage.instructions_in_both)[:5]
     if shared:
@@ -127,12 +128,13 @@ def _sum(counts: Iterator[Mapping[str, Any]]) -> dict[str, Any]:
     return {k: round(v, 3) if isinstance(v, float) else v for k, v in sorted(total.items())}
 
 
-def _dataset_manifest(setup: Setup, plan: Plan, made: list[ShardManifest]) -> DatasetManifest:
+def _dataset_manifest(out: Path, setup: Setup, plan: Plan, made: list[ShardManifest]) -> DatasetManifest:
     of_split = {split: [m for m in made if m.split == split] for split in shards.SPLITS}
     speakers = {split: {s for m in of_split[split] for s in m.speakers} for split in shards.SPLITS}
     recordings = {split: {r for m in of_split[split] for r in m.recordings} for split in shards.SPLITS}
     instructions = {split: {s for m in of_split[split] for s in m.instructions} for split in shards.SPLITS}
     tokens = _tokens(made)
+    agreement = _agreement(out, made)
     return DatasetManifest(
         name=setup.recipe.name,
         fingerprint=setup.fingerprint,
@@ -166,8 +168,46 @@ def _dataset_manifest(setup: Setup, plan: Plan, made: list[ShardManifest]) -> Da
             recordings_in_both=sorted(set.intersection(*recordings.values())),
             instructions_in_both=sorted(set.intersection(*instructions.values())),
         ),
-        speech_verified=False,
+        speech_verified=bool(agreement),
+        agreement=agreement,
     )
+
+
+def _agreement(out: Path, made: list[ShardManifest]) -> list[Agreement]:
+    """WER and CER by language and voice, of the kept rows that an ASR engine has listened to."""
+    measured: dict[tuple[str, str], list[tuple[float | None, float]]] = defaultdict(list)
+    for manifest in made:
+        for batch in shards.batches(out / manifest.kept.path, ["utterances", "scores"]) if manifest.kept else ():
+            first, scores = pc.list_element(batch["utterances"], 0), batch["scores"]
+            engine = pc.struct_field(pc.struct_field(first, "delivery"), "engine")
+            voice = pc.if_else(
+                pc.is_valid(pc.struct_field(first, "voice")),
+                pc.coalesce(engine, pc.struct_field(first, "format")),
+                "recording",
+            )
+            columns = (pc.struct_field(first, "language"), voice, *(pc.struct_field(scores, n) for n in ("wer", "cer")))
+            for language, spoken_by, wer, cer in zip(*(c.to_pylist() for c in columns), strict=True):
+                if cer is not None:
+                    measured[language or "unknown", spoken_by or "unknown"].append((wer, cer))
+    found = []
+    for (language, spoken_by), rows in sorted(measured.items()):
+        wers = [wer for wer, _ in rows if wer is not None]
+        found.append(
+            Agreement(
+                language=language,
+                voice=spoken_by,
+                rows=len(rows),
+                wer=_spread(wers) if wers else None,
+                cer=_spread([cer for _, cer in rows]),
+            )
+        )
+    return found
+
+
+def _spread(values: list[float]) -> tuple[float, float]:
+    """Median and 90th percentile."""
+    median, most = np.percentile(values, (50, 90))
+    return round(float(median), 4), round(float(most), 4)
 
 
 def _tokens(made: list[ShardManifest]) -> dict[str, Tokens]:

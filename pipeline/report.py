@@ -66,6 +66,10 @@ class Report:
         rows += [("rejected", name, count) for name, count in dataset.reasons.items()]
         for model, tokens in dataset.tokens.items():
             rows += [("tokens", f"{model} prompt", tokens.prompt), ("tokens", f"{model} reply", tokens.completion)]
+        for found in dataset.agreement:
+            name, (median, most) = ("CER", found.cer) if found.wer is None else ("WER", found.wer)
+            kind = f"{found.language} by {found.voice}"
+            rows += [(f"{name}, median", kind, median), (f"{name}, 90th percentile", kind, most)]
         if dataset.cost is not None:
             rows.append(("cost", "all", dataset.cost))
         rows += [("LLM replies", "paid for", self.asked), ("LLM replies", "remembered", self.remembered)]
@@ -81,6 +85,8 @@ class Report:
             f"{self.kept} rows, {self.hours:.2f} hours of audio; {dataset.rows_in - self.kept} rows set aside.",
             table(("what", "name", "value"), [tuple(row.values()) for row in self.table]),
         ]
+        if not dataset.speech_verified:
+            parts.append("Speech not verified: no recogniser has compared it with the transcripts.")
         if self.warnings:
             parts.append("\n".join(f"- {warning}" for warning in self.warnings))
         return "\n\n".join(parts)

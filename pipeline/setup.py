@@ -12,6 +12,7 @@ import orjson
 import xxhash
 
 from pipeline import plugins, prompting, shards
+from pipeline.asr.base import ASR
 from pipeline.effects.base import Effect, EffectError
 from pipeline.filters.duplicates import Duplicates
 from pipeline.llm.base import LLM
@@ -27,6 +28,7 @@ from pipeline.stages.decode import Decode
 from pipeline.stages.generate import Generate
 from pipeline.stages.instruct import Instruct
 from pipeline.stages.synthesize import Synthesize
+from pipeline.stages.transcribe import Transcribe
 from pipeline.tasks.base import Briefing, LLMTask, Task
 from pipeline.tools.catalogue import Catalogue
 from pipeline.tts.base import TTS
@@ -53,6 +55,7 @@ class Setup:
         self.readers = self._readers()
         self.llm: LLM | None = self._engine("llm", recipe.llm)
         self.tts: TTS | None = self._engine("tts", recipe.tts)
+        self.asr: ASR | None = self._engine("asr", recipe.asr)
         self.catalogues = self._catalogues()
         self.briefing = Briefing(
             self.prompts, recipe.seed, recipe.instruction_languages, recipe.split.test, self.catalogues
@@ -107,7 +110,7 @@ class Setup:
         if not isinstance(name, str):
             raise self._document.complain((kind,), f"`engine` is missing; there are: {', '.join(plugins.names(kind))}")
         model = self._document.plugin(kind, name, (kind, "engine"))
-        for key in ("model", "executable"):
+        for key in ("model", "executable", "file"):
             if isinstance(values.get(key), str) and values[key].startswith((".", "/", "~", "$")):
                 values[key] = self._document.resolve(values[key], (kind, key))
         return self._document.check(model, values, (kind,))
@@ -227,6 +230,7 @@ class Setup:
                 {name: identity(path) for effect in self.effects for name, path in effect.files.items()},
             ],
             "llm": self.llm.shaping if self.llm else None,
+            "asr": self.asr.shaping if self.asr else None,
         }
         return xxhash.xxh3_128_hexdigest(orjson.dumps(shaping, option=orjson.OPT_SORT_KEYS))
 
@@ -234,8 +238,9 @@ class Setup:
     def resolved(self) -> dict[str, Any]:
         """The recipe as it was used, defaults filled in; no secret and no address is in it."""
         hidden = {"base_url", "api_key_env", "executable", "environment", "arguments", "extra", "path", "audio_root"}
+        asr = self.asr
         return {
-            **self.recipe.model_dump(exclude={"corpora", "tasks", "filters", "llm", "tts", "augment"}),
+            **self.recipe.model_dump(exclude={"corpora", "tasks", "filters", "llm", "tts", "asr", "augment"}),
             "corpora": [
                 {"reader": type(r).__module__.rpartition(".")[2], **r.model_dump(exclude=hidden)}
                 for r in self.readers.values()
@@ -247,6 +252,9 @@ class Setup:
             if self.llm
             else None,
             "tts": {"engine": self.tts.engine, **self.tts.model_dump()} if self.tts else None,
+            "asr": {"engine": asr.engine, **asr.model_dump(exclude=hidden | {"file"}), "model": asr.model_name}
+            if asr
+            else None,
             "augment": self._augmentation,
         }
 
@@ -304,6 +312,9 @@ class Setup:
         if recipe.augment is not None:
             augment = Augment(self.effects, recipe.augment, recipe.seed, self._noises_apart)
             stages.append(("augment", augment))
+        if self.asr is not None:
+            assert memo is not None
+            stages.append(("transcribe", Transcribe(self.asr, memo, workers)))
         heard = [f for _, f in self.filters if f.after_voice]
         return [*stages, ("check_sound", Checks(heard))] if heard else stages
 

@@ -97,6 +97,19 @@ class Leakage(_Manifest):
     instructions_in_both: list[str]
 
 
+class Agreement(_Manifest):
+    """How what an ASR engine heard agrees with what should be said, in kept rows of one kind."""
+
+    language: str
+    voice: str
+    """The TTS engine that spoke; `recording` where people did."""
+    rows: int
+    wer: tuple[float, float] | None
+    """Median and 90th percentile; None in languages whose words are not parted by spaces."""
+    cer: tuple[float, float]
+    """The same of characters."""
+
+
 class DatasetManifest(_Manifest):
     """A finished dataset."""
 
@@ -122,3 +135,5 @@ class DatasetManifest(_Manifest):
     leakage: Leakage
     speech_verified: bool
     """Whether an ASR engine has compared the speech with the transcripts."""
+    agreement: list[Agreement] = []
+    """Of the rows that it has compared."""

@@ -70,6 +70,8 @@ class Recipe(Options):
     """The engine that speaks what exists only as text."""
     llm: Mapping | None = None
     """The engine that writes responses. Without one, tasks that need it are left out and named."""
+    asr: Mapping | None = None
+    """The engine that listens to what was spoken. Without one, speech is not verified."""
     tasks: Annotated[dict[str, Mapping | None], Field(min_length=1)]
     samples_per_utterance: PositiveInt | Literal["all"] = 1
     """How many different tasks are drawn for an utterance, by weight, from those that fit it."""

@@ -69,6 +69,7 @@ def _body(dataset: DatasetManifest) -> str:
             else "Speech not verified: no recogniser has compared it with the transcripts."
         )
         + "\n",
+        _agreement(dataset),
     ]
     return "\n".join(part for part in parts if part)
 
@@ -94,6 +95,26 @@ def _left_out(dataset: DatasetManifest) -> str:
     if not dataset.tasks_left_out:
         return ""
     return f"Left out, because the recipe names no LLM: {', '.join(dataset.tasks_left_out)}.\n"
+
+
+def _agreement(dataset: DatasetManifest) -> str:
+    """How near what a recogniser heard comes to what should be said."""
+    if not dataset.agreement:
+        return ""
+    asr = dataset.recipe.get("asr")
+    name = f"`{asr['engine']}` ({asr['model']})" if isinstance(asr, Mapping) else "A recogniser"
+    rows = sum(s.rows for s in dataset.splits.values())
+    return (
+        f"Speech verified: {name} has listened to {sum(a.rows for a in dataset.agreement)} of {rows} rows. What it "
+        "heard is in `utterances.hypothesis`. To evaluate with the same recogniser would be circular.\n\n"
+    ) + table(
+        ("language", "spoken by", "rows", "WER, median", "WER, 90th percentile", "CER, median", "CER, 90th percentile"),
+        ((a.language, a.voice, a.rows, *_percent(a.wer), *_percent(a.cer)) for a in dataset.agreement),
+    )
+
+
+def _percent(values: tuple[float, float] | None) -> tuple[str, str]:
+    return ("", "") if values is None else (f"{values[0]:.1%}", f"{values[1]:.1%}")
 
 
 def _augmentation(dataset: DatasetManifest) -> str:
