@@ -185,6 +185,16 @@ def test_nearly_equal_examples_of_one_utterance() -> None:
     assert set(reasons(rows, texts=0.01)) == {1, 2}
 
 
+def test_an_augmented_copy_beside_its_clean_row() -> None:
+    """It has the id, digest and fingerprint of its origin: no duplicate of that, but of what that is a duplicate of."""
+    rows = [Row("a", ONE, text="One"), Row("a", ONE, text="One", copy=True)]
+    rows += [Row("b", TWO, text="Two"), Row("b", TWO, text="Two", copy=True)]
+    rows += [Row("c", ONE, text="One"), Row("c", ONE, text="One", copy=True), Row("a", ONE, text="One", copy=True)]
+    found = {4: "duplicate_audio", 5: "duplicate_audio", 6: "duplicate_sample"}
+    assert reasons(rows) == found
+    assert reasons(rows, same_response=1) == found
+
+
 def test_responses_that_come_too_often() -> None:
     rows = [Row(f"u{n}", stored(speech(n, 1.0)), text=["Sure.", "sure", "Of course."][n % 3]) for n in range(9)]
     rows.append(Row("u9", stored(speech(9, 1.0)), text="Sure!", task="qa"))
