@@ -39,7 +39,7 @@ class Plan:
     requests: list[Request] = field(default_factory=list)
     results: list[Result] = field(default_factory=list)
     lacking: str = ""
-    """The argument that is named only when the assistant has asked for it."""
+    """The argument that is named only when the assistant has asked for it, or that another call gives."""
     wrong: str = ""
     """The value that is named first, by mistake: `minutes=20`."""
     topic: str = ""
@@ -83,15 +83,15 @@ class ToolCall(Queries, LLMTask):
     def answer(self, draft: Sample, brief: Brief, reply: replies.ToolQuery) -> Iterable[Sample]:
         scene, plan = self._planned(draft, brief)
         dialogue = Dialogue(plan.situation)
-        dialogue.user(reply.utterance, _found(plan.requests, reply.utterance))
+        called = plan.requests if dialogue.outcome in ("tool_call", "request_for_info") else []
+        dialogue.user(reply.utterance, _found(called, reply.utterance))
         if plan.situation == "missing_argument":
             dialogue.assistant(reply.question)
-            dialogue.user(reply.second_utterance, _found(plan.requests, reply.second_utterance))
-        calling = dialogue.outcome in ("tool_call", "request_for_info")
+            dialogue.user(reply.second_utterance, _found(called, reply.second_utterance))
         wanted = [request.tool for request in plan.requests]
-        if calling:
-            dialogue.accepted = [scene.accepted(request) for request in plan.requests]
-            calls = [(r.tool, r.arguments, result) for r, result in zip(plan.requests, plan.results, strict=True)]
+        if called:
+            dialogue.accepted = [scene.accepted(request) for request in called]
+            calls = [(r.tool, r.arguments, result) for r, result in zip(called, plan.results, strict=True)]
             for together in [[c] for c in calls] if plan.situation == "dependent" else [calls]:
                 dialogue.calls(together)
         if plan.situation == "no_fitting_tool":
@@ -126,7 +126,7 @@ class ToolCall(Queries, LLMTask):
         return brief.catalogues[f"{seat.corpus}/{name}"]
 
     def _told(self, sample: Sample, brief: Brief, scene: Scene) -> dict[str, Any]:
-        language = langcodes.Language.get(scene.language).display_name()
+        language = langcodes.Language.get(scene.language).display_name(brief.language)
         return scene.date() | {"speech_language": language, "about": scene.catalogue.about(brief.language)}
 
     def _planned(self, draft: Sample, brief: Brief) -> tuple[Scene, Plan]:
@@ -175,6 +175,7 @@ class ToolCall(Queries, LLMTask):
         for name, path in chain.links.items():
             linked = result.at(path)
             values = values | {name: Value(linked, (linked,), {"": str(linked)})}
+        plan.lacking = ", ".join(chain.links)
         plan.requests, plan.results = [first], [result]
         self._plan_request(scene, plan, Request(chain.second, values))
 
@@ -208,7 +209,8 @@ def _shown(plan: Plan) -> str:
     """The calls for the prompt: name, arguments, how people say the values, and what comes back."""
     shown = []
     for number, request in enumerate(plan.requests):
-        said = {name: value.say() for name, value in request.values.items()}
+        linked = plan.lacking.split(", ") if plan.situation == "dependent" and number else ()
+        said = {name: value.say() for name, value in request.values.items() if name not in linked}
         entry: dict[str, Any] = {"name": request.tool, "arguments": request.arguments, "said": said}
         if number < len(plan.results):
             entry["result"] = plan.results[number].content
