@@ -37,6 +37,8 @@ CUT_OFF = 0.05
 """Seconds that may be missing at the end of a file."""
 OVERHANG = 0.5
 """Seconds by which a stretch may reach beyond the end of its file: segment times are rounded."""
+BORDER = 0.5
+"""Seconds by which a header may be wrong: what is so near to the longest length is decoded, and then measured."""
 LOUDEST = 2.0**31
 """Float samples have 1 as full scale; some hold integers. What is above this is no sound."""
 _AAC_PADDING = 4096  # samples
@@ -70,6 +72,13 @@ _MAGIC = (b"RIFF", b"RIFX", b"RF64", b"fLaC", b"OggS", b"ID3", b"FORM", b"NIST",
 
 class AudioError(ValueError):
     """A recording that cannot be read; the message says why and what to do."""
+
+
+class TooLong(AudioError):
+    """A recording that is longer than is asked for, and is not decoded."""
+
+    def __init__(self, seconds: float, longest: float) -> None:
+        super().__init__(f"{seconds:.6g} s, at most {longest:g} s are asked for")
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,6 +216,15 @@ class _Stretch:
             end = there / self.rate
             raise AudioError(f"{self.duration:g} s from {self.start:g} s on are asked for, the file ends at {end:g} s")
 
+    def limit(self, longest: float, there: int, allowed: int = 0) -> None:
+        """Complains if it is too long to be decoded; `there` are the frames that the file seems to have."""
+        found = there - self.first
+        if self.total or self.duration is not None:
+            found = min(self.wanted, found)
+        if found > (longest + BORDER) * self.rate:
+            self.check(found, allowed)
+            raise TooLong(found / self.rate, longest)
+
 
 def _promised(sound: soundfile.SoundFile, head: bytes) -> int:
     """The frames that a header promises: libsndfile corrects it silently where the file is shorter."""
@@ -279,7 +297,7 @@ def _claimed_seconds(container: Any, stream: Any) -> float:
     return (container.duration or 0) / 1e6 if len(container.streams) == 1 else 0.0
 
 
-def _decode_pyav(file: Path | bytes, kind: str, start: float, duration: float | None) -> Decoded:
+def _decode_pyav(file: Path | bytes, kind: str, start: float, duration: float | None, longest: float) -> Decoded:
     av = require("av", extra="m4a", what=f"reading {kind}")
     try:
         with av.open(io.BytesIO(file) if isinstance(file, bytes) else str(file)) as container:
@@ -289,6 +307,9 @@ def _decode_pyav(file: Path | bytes, kind: str, start: float, duration: float | 
             rate, channels = stream.rate or 0, stream.codec_context.channels
             claimed = round(_claimed_seconds(container, stream) * rate)
             stretch = _Stretch(start, duration, rate, claimed)
+            if claimed:
+                stretch.limit(longest, claimed, _AAC_PADDING)
+            most = stretch.first + (longest + BORDER) * rate
             resampler = av.AudioResampler(format="flt", layout=stream.layout, rate=rate)
             blocks = [np.zeros((0, channels), np.float32)]
             last = stretch.first + (round(MAX_SECONDS * rate) if duration is None else stretch.wanted)
@@ -297,6 +318,8 @@ def _decode_pyav(file: Path | bytes, kind: str, start: float, duration: float | 
                 for out in resampler.resample(frame):
                     blocks.append(out.to_ndarray().reshape(-1, channels))
                     read += len(blocks[-1])
+                if read > most and len(blocks) > 1:
+                    blocks = blocks[:1]  # what it does not say of itself is counted, but not kept
                 if read > last:
                     break
             name = f"{kind}/{stream.codec_context.name.upper()}"
@@ -304,11 +327,12 @@ def _decode_pyav(file: Path | bytes, kind: str, start: float, duration: float | 
         raise
     except (av.FFmpegError, IndexError, ValueError) as error:
         raise AudioError(f"{kind} cannot be decoded: {error}") from error
-    samples = np.concatenate(blocks)
-    if stretch.first >= len(samples) > 0:
-        raise AudioError(f"starts at {start:g} s but the file lasts {len(samples) / rate:g} s")
+    if stretch.first >= read > 0:
+        raise AudioError(f"starts at {start:g} s but the file lasts {read / rate:g} s")
     if duration is None and read > last:
         raise AudioError(f"lasts over {MAX_SECONDS / 3600:g} h; give segments, or cut it up first")
+    stretch.limit(longest, min(read, last), _AAC_PADDING)
+    samples = np.concatenate(blocks)
     samples = samples[stretch.first : last]
     stretch.check(len(samples), allowed=_AAC_PADDING)
     return Decoded(np.ascontiguousarray(_checked(samples), np.float32), rate, name)
@@ -320,6 +344,7 @@ def decode(
     start: float = 0.0,
     duration: float | None = None,
     raw: RawFormat | None = None,
+    longest: float = math.inf,
 ) -> Decoded:
     """Reads a recording or a stretch of it.
 
@@ -328,8 +353,10 @@ def decode(
         start: Seconds.
         duration: Seconds; None means to the end.
         raw: For headerless PCM. A file that has a header after all is read by it.
+        longest: Seconds. What is clearly longer is not decoded.
 
     Raises:
+        TooLong: It lasts longer than `longest` and `BORDER`.
         AudioError: Missing, empty, of an unknown format, damaged, cut off, or shorter than is asked for.
         MissingExtra: Its format needs PyAV, which is not installed.
     """
@@ -337,12 +364,13 @@ def decode(
     raw = None if head.startswith(_MAGIC) else raw
     kind = _pyav_name(head)
     if kind is not None and raw is None:
-        return _decode_pyav(file, kind, start, duration)
+        return _decode_pyav(file, kind, start, duration, longest)
     try:
         with _open(file, raw, head) as sound:
             stretch = _Stretch(start, duration, sound.samplerate, _promised(sound, head))
             if sound.format == "OGG" and duration is None:
                 _check_ogg(file)
+            stretch.limit(longest, sound.frames, _PADDING.get(sound.subtype, 0))
             samples = _read(sound, stretch)
             stretch.check(len(samples), _PADDING.get(sound.subtype, 0))
             if sound.subtype in ("FLOAT", "DOUBLE"):
@@ -503,6 +531,7 @@ def load(
     duration: float | None = None,
     channel: int | None = None,
     raw: RawFormat | None = None,
+    longest: float = math.inf,
 ) -> Audio:
     """A recording as it is stored: decoded once, encoded at most once.
 
@@ -511,7 +540,7 @@ def load(
     Raises:
         AudioError: As `decode` and `mono`; or there is not one sample.
     """
-    decoded = decode(file, start=start, duration=duration, raw=raw)
+    decoded = decode(file, start=start, duration=duration, raw=raw, longest=longest)
     if not len(decoded.samples):
         raise AudioError("holds no samples")
     samples = mono(decoded, channel)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from functools import cached_property, lru_cache
 from importlib.metadata import PackageNotFoundError, version
@@ -15,6 +16,7 @@ from pipeline import plugins, prompting, shards
 from pipeline.asr.base import ASR
 from pipeline.effects.base import Effect, EffectError
 from pipeline.filters.duplicates import Duplicates
+from pipeline.filters.duration import Duration
 from pipeline.llm.base import LLM
 from pipeline.memo import Memo
 from pipeline.plan import Plan, make_plan
@@ -291,7 +293,8 @@ class Setup:
         recipe = self.recipe
         most = None if recipe.samples_per_utterance == "all" else int(recipe.samples_per_utterance)
         instruct = Instruct(self.tasks, self.briefing, recipe.seed, most)
-        stages: list[tuple[str, Stage]] = [("decode", Decode(self.readers, instruct.hears_companions))]
+        longest = next((f.longest for _, f in self.filters if isinstance(f, Duration)), math.inf)
+        stages: list[tuple[str, Stage]] = [("decode", Decode(self.readers, instruct.hears_companions, longest))]
         if self.tts is not None:
             stages.append(("synthesize", Synthesize(self.tts)))
         before = [f for _, f in self.filters if f.before_tasks]

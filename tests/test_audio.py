@@ -7,6 +7,7 @@ import io
 import random
 import struct
 import sys
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from pipeline.audio import (
     MAX_SECONDS,
     AudioError,
     RawFormat,
+    TooLong,
     clipped,
     decode,
     encode,
@@ -567,3 +569,49 @@ def test_the_same_speech_in_many_formats(speech: Path) -> None:
     assert all(abs(k.seconds - 11) < 0.01 for k in kennedy)
     first = int.from_bytes(kennedy[0].fingerprint)
     assert all((first ^ int.from_bytes(k.fingerprint)).bit_count() < 248 * 0.15 for k in kennedy)
+
+
+class TestTooLong:
+    """What is longer than is asked for is not decoded."""
+
+    @pytest.mark.parametrize("form", ["WAV", "FLAC", "OGG", "MP3"])
+    def test_its_header_is_enough(self, tmp_path: Path, form: str) -> None:
+        path = tmp_path / "long"
+        soundfile.write(path, voice(16_000, 60), 16_000, format=form)
+        load(path, longest=60)
+        tracemalloc.start()
+        with pytest.raises(TooLong, match=r"^60(\.0\d+)? s, at most 30 s are asked for$"):
+            load(path, longest=30)
+        _, most = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert most < 2**20, "60 s would take 3.8 MB"
+        assert load(path, longest=30, start=1.0, duration=29).seconds == 29
+
+    def test_a_stretch_says_how_long_it_is(self, tmp_path: Path) -> None:
+        path = tmp_path / "a.wav"
+        soundfile.write(path, voice(8_000, 20), 8_000)
+        with pytest.raises(TooLong, match="15 s, at most 9 s"):
+            load(path, longest=9, start=3, duration=15)
+        with pytest.raises(AudioError, match="the file ends at 20 s") as caught:
+            load(path, longest=9, start=3, duration=25)
+        assert not isinstance(caught.value, TooLong)
+
+    def test_at_the_border_it_is_measured(self, tmp_path: Path) -> None:
+        path = tmp_path / "a.wav"
+        soundfile.write(path, voice(8_000, 10)[: 8_000 * 9 + 400], 8_000)
+        assert load(path, longest=9).seconds == pytest.approx(9.05)
+
+    def test_a_header_that_lies_is_told_as_ever(self, tmp_path: Path) -> None:
+        path = tmp_path / "a.wav"
+        soundfile.write(path, voice(8_000, 60), 8_000)
+        path.write_bytes(path.read_bytes()[: 20 * 16_000])
+        with pytest.raises(AudioError, match="is cut off: 60 s are promised") as caught:
+            load(path, longest=30)
+        assert not isinstance(caught.value, TooLong)
+
+    def test_with_pyav(self) -> None:
+        for form, codec in (("ipod", "aac"), ("adts", "aac"), ("webm", "libopus")):
+            content = pyav_file(form, codec, voice(48_000, 20), 48_000)
+            with pytest.raises(TooLong, match=r"^20(\.\d+)? s, at most 9 s"):
+                load(content, longest=9)
+            load(content, longest=20)

@@ -12,6 +12,7 @@ import pytest
 import soundfile
 
 from tests.building import build
+from tests.building import rows as rows_in
 
 
 @pytest.fixture(scope="module")
@@ -91,3 +92,27 @@ def test_the_card_is_true(folder: Path) -> None:
         assert f"| {name} | {rows} |" in card
     assert "too_long" in card
     assert "CC0-1.0" in card
+
+
+def test_a_long_recording_is_set_aside_without_its_sound(tmp_path: Path, corpus: Path) -> None:
+    """Whether its length is told by its header, by a listing, or by nobody."""
+    rng = np.random.default_rng(1)
+    soundfile.write(tmp_path / "long.wav", rng.normal(0, 0.1, 8_000 * 90), 8_000)
+    rows = [
+        {"id": "header", "audio_filepath": "long.wav", "text": "It goes on and on."},
+        {"id": "listed", "audio_filepath": "long.wav", "text": "It goes on and on.", "offset": 1.5, "duration": 60.0},
+        {"id": "short", "audio_filepath": "long.wav", "text": "It goes on and on.", "offset": 1.5, "duration": 3.0},
+    ]
+    (tmp_path / "m.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(
+        "name: long\ncorpora: [{reader: jsonl, name: c, path: m.jsonl, language: en}]\n"
+        "tasks: {transcription: }\nfilters: {silence: false, language: false}\n"
+    )
+    kept, aside = rows_in(tmp_path / "out", build(recipe, tmp_path / "out"))
+    assert [s.utterances[0].id for s in kept] == ["c/short"]
+    told = {s.utterances[0].id: (s.rejected, s.detail, s.utterances[0].audio) for s in aside}
+    assert told == {
+        "c/header": ("too_long", "90 s, at most 30 s are asked for", None),
+        "c/listed": ("too_long", "60 s, at most 30 s are asked for", None),
+    }

@@ -1,7 +1,12 @@
-"""Decode: recordings become 16 kHz FLAC with measurements, or rows that say why not."""
+"""Decode: recordings become 16 kHz FLAC with measurements, or rows that say why not.
+
+Of a recording that its header says is too long nothing is decoded: an hour would take gigabytes, only to
+be set aside.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 
 from msgspec.structs import replace
@@ -19,10 +24,16 @@ class Decode(Stage):
     Args:
         readers: By the name of the corpus.
         hears_companions: Whether a draft's tasks need the companions' audio.
+        longest: Seconds; what is clearly longer is set aside, as the filter `duration` would, before it is decoded.
     """
 
-    def __init__(self, readers: Mapping[str, Reader], hears_companions: Callable[[Sample], bool]) -> None:
-        self._readers, self._hears_companions = readers, hears_companions
+    def __init__(
+        self,
+        readers: Mapping[str, Reader],
+        hears_companions: Callable[[Sample], bool],
+        longest: float = math.inf,
+    ) -> None:
+        self._readers, self._hears_companions, self._longest = readers, hears_companions, longest
 
     def process(self, sample: Sample) -> Iterable[Sample]:
         first, *others = sample.utterances
@@ -35,6 +46,9 @@ class Decode(Stage):
             return
         try:
             first = self._heard(first)
+        except audio.TooLong as error:
+            yield sample.reject("too_long", str(error))
+            return
         except (audio.AudioError, OSError) as error:
             told = self._readers[first.corpus].portable(str(error))
             yield sample.reject("audio_unreadable", f"{first.source}: {told}")
@@ -52,6 +66,7 @@ class Decode(Stage):
             duration=source.duration,
             channel=source.channel,
             raw=reader.raw_format(source),
+            longest=self._longest,
         )
         return replace(utterance, audio=loaded)
 
