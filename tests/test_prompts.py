@@ -223,7 +223,7 @@ def test_the_llm_is_told_the_same_in_every_language(task: str) -> None:
             for key in set(re.findall(r'"([a-z]+)": \{"(?:type|items|enum|maxItems|minItems)"', schema)):
                 assert f'"{key}"' in content.system, (language, key)
             assert "JSON" in content.system
-        if task != "reply":
+        if task != "reply" and not used.writes_queries:
             assert "<transcript>" in content.user
             assert "</transcript>" in content.user
 
