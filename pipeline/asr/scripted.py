@@ -45,7 +45,8 @@ class Scripted(ASR):
 
     @cached_property
     def identity(self) -> bytes:
-        table = xxhash.xxh3_128_hexdigest(orjson.dumps(self.table, option=orjson.OPT_SORT_KEYS))
+        content = orjson.dumps(self.table, option=orjson.OPT_SORT_KEYS) if self.file else b""
+        table = xxhash.xxh3_128_hexdigest(content)
         return super().identity + f" {table} {self.error_rate:g} {self.faults:g}".encode()
 
     @property

@@ -1,4 +1,4 @@
-"""Hugging Face transformers: Whisper and other models that write text, and CTC models, in batches, on a GPU or not.
+"""Hugging Face transformers: Whisper and its kind, and CTC models, in batches, on a GPU or not.
 
 Source: huggingface.co/docs/transformers. The licence is that of the model which the recipe names: MIT for
 OpenAI's Whisper, Apache-2.0 for Facebook's wav2vec 2.0, others differ. No code of a model's repository is run.
