@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from ruamel.yaml import YAML
 
 from pipeline import plugins
+from pipeline.asr.base import ASR
 from pipeline.effects.base import Effect
 from pipeline.filters.duplicates import Duplicates
 from pipeline.llm.base import LLM
@@ -34,6 +35,7 @@ BASES: dict[str, type] = {
     "filters": Filter,
     "llm": LLM,
     "tts": TTS,
+    "asr": ASR,
     "effects": Effect,
 }
 EVERY = [(kind, name) for kind in BASES for name in plugins.names(kind)]
@@ -41,6 +43,7 @@ each_plugin = pytest.mark.parametrize(("kind", "name"), EVERY, ids=[f"{kind}-{na
 RECIPES = sorted((ROOT / "data" / "recipes").glob("*.yaml"))
 NEEDED: dict[str, dict[str, Any]] = {
     "readers": {"name": "c", "path": "."},
+    "asr": {"model": "m"},
     "label": {"name": "age"},
     "openai": {"model": "m", "base_url": "http://localhost/v1"},
     "vllm": {"model": "m"},
@@ -104,7 +107,7 @@ def test_plugins_do_not_import_each_other(kind: str, name: str) -> None:
     imported = [node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
     imported += [alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names]
     others = [
-        m for m in imported if re.match(r"pipeline\.(readers|tasks|filters|llm|tts|effects|stages)\.(?!base$|_)", m)
+        m for m in imported if re.match(r"pipeline\.(readers|tasks|filters|llm|tts|asr|effects|stages)\.(?!base$|_)", m)
     ]
     assert others == []
 
@@ -217,6 +220,18 @@ def test_an_llm_engine_has_no_key_among_its_options(name: str) -> None:
     ):
         with pytest.raises(ValidationError):
             made("llm", name, **wrong)
+
+
+@pytest.mark.parametrize("name", plugins.names("asr"))
+def test_an_asr_engine_says_what_shapes_its_hypotheses(name: str) -> None:
+    engine = made("asr", name)
+    assert engine.engine == name
+    assert engine.at_once >= 1
+    assert not any("key" in field and field != "api_key_env" for field in type(engine).model_fields)
+    assert made("asr", name, revision="other").shaping["engine"] == name
+    for wrong in ({"at_once": 0}, {"only": "some"}, {"languages": "en"}):
+        with pytest.raises(ValidationError):
+            made("asr", name, **wrong)
 
 
 @pytest.mark.parametrize("name", plugins.names("tts"))
