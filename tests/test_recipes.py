@@ -66,6 +66,15 @@ CASES: list[tuple[str, str, str, list[str]]] = [
     ("unknown reader", "reader: jsonl", "reader: json", [":3: corpora.0.reader: readers has no 'json'", "'jsonl'?"]),
     ("no reader", "reader: jsonl\n    path", "path", [":3: corpora.0: `reader` is missing", "kaldi"]),
     ("no path", "    path: CORPUS\n", "", [":3: corpora.0: `path` is missing"]),
+    ("a slip in path", "path: CORPUS", "pth: CORPUS", [":3: corpora.0: `path` is missing (is `pth`", "'path'?"]),
+    ("a slip in reader", "reader: jsonl", "raeder: jsonl", ["`reader` is missing (is `raeder` a slip?)"]),
+    ("a slip in engine", "name: good", "name: good\nllm: {engin: vllm}", ["`engine` is missing (is `engin` a slip?)"]),
+    (
+        "no key",
+        "name: good",
+        "name: good\nllm:\n  engine: openai\n  model: x\n  base_url: http://h/v1\n  api_key_env: NO_SUCH_KEY",
+        [":6: llm.api_key_env: the environment variable NO_SUCH_KEY, which is to hold the API key, is not set"],
+    ),
     ("path not there", "path: CORPUS", "path: /no/such", [":4: corpora.0.path: /no/such does not exist"]),
     ("variable not set", "path: CORPUS", "path: $NO_SUCH_X/a", [":4: corpora.0.path", "NO_SUCH_X", "is not set"]),
     (
@@ -149,6 +158,81 @@ def test_what_is_wrong_is_told(write: Callable[..., Path], line: str, by: str, w
         assert part in message
 
 
+def test_all_that_is_wrong_is_told_at_once(tmp_path: Path, corpus: Path) -> None:
+    path = text(
+        tmp_path,
+        f"""\
+name: bad
+corpora:
+  - reader: jsonl
+    pth: {corpus}
+    langauge: en
+  - reader: kalid
+    path: {corpus}
+  - reader: jsonl
+    path: /no/such/folder
+    speech: 3
+llm: {{engine: openai, model: m, base_url: host, api_key_env: NO_SUCH_KEY}}
+tts: {{engine: spk}}
+tasks:
+  transcripton:
+  keyword_spotting: {{present: 1.5}}
+  reply:
+filters:
+  silnce: false
+  duration: {{longst: 3}}
+augment: {{effects: {{noize: }}}}
+prompts: ./none
+""",
+    )
+    with pytest.raises(RecipeError) as caught:
+        setup_of(path)
+    wanted = [
+        (3, "corpora.0: `path` is missing"),
+        (4, "corpora.0.pth: unknown key. Did you mean 'path'?"),
+        (5, "corpora.0.langauge: unknown key. Did you mean 'language'?"),
+        (6, "corpora.1.reader: readers has no 'kalid'. Did you mean 'kaldi'?"),
+        (9, "corpora.2.path: /no/such/folder does not exist"),
+        (10, "corpora.2.speech: "),
+        (11, "llm.base_url: "),
+        (12, "tts.engine: tts has no 'spk'."),
+        (14, "tasks.transcripton: tasks has no 'transcripton'."),
+        (15, "tasks.keyword_spotting.present: "),
+        (18, "filters.silnce: "),
+        (19, "filters.duration.longst: "),
+        (20, "augment.effects.noize: "),
+        (21, "prompts: "),
+    ]
+    told = str(caught.value).splitlines()
+    for line, part in wanted:
+        assert any(one.startswith(f"{path}:{line}: {part}") for one in told), (line, part)
+    assert len(told) == len(wanted), "nothing is said that is not wrong"
+
+
+@pytest.mark.parametrize(
+    ("reader", "options", "files", "at", "part"),
+    [
+        ("jsonl", "fields: {transcript: txet}", {"m.jsonl": '{"audio": "a.wav"}'}, ":5: corpora.0.fields", "'txet'"),
+        ("csv", "columns: {audio: wva}", {"m.csv": "wav,text\na.wav,b\n"}, ":5: corpora.0.columns", "wva"),
+        ("csv", "file: n.csv", {"m.csv": "wav,text\na.wav,b\n"}, ":5: corpora.0.file", "n.csv"),
+        ("librispeech", "subsets: [dve]", {"dev/1/2/1-2.trans.txt": "1-2-0 A\n"}, ":5: corpora.0.subsets", "'dve'"),
+        ("jsonl", "language: en", {"m.jsonl": ""}, ":4: corpora.0.path", "no record in it"),
+    ],
+)
+def test_what_planning_finds_names_the_place_in_the_recipe(
+    tmp_path: Path, reader: str, options: str, files: dict[str, str], at: str, part: str
+) -> None:
+    for name, content in files.items():
+        (tmp_path / "c" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "c" / name).write_text(content)
+    recipe = GOOD.replace("reader: jsonl", f"reader: {reader}").replace("path: CORPUS", f"path: c\n    {options}")
+    path = text(tmp_path, recipe)
+    with pytest.raises(CorpusError) as caught:
+        setup_of(path).plan(tmp_path / "out")
+    assert f"{path}{at}: " in str(caught.value)
+    assert part in str(caught.value)
+
+
 def test_a_pattern_without_groups(tmp_path: Path, corpus: Path) -> None:
     for pattern, part in (("(", "regular expression"), ("(?P<colour>.)", "named groups must be among")):
         content = GOOD.replace("reader: jsonl", f"reader: audio_text\n    pattern: {json.dumps(pattern)}")
@@ -222,7 +306,10 @@ def fingerprint(write_recipe: Callable[..., Path], **changes: Any) -> str:
     return setup_of(write_recipe(**changes)).fingerprint
 
 
-def test_the_fingerprint_covers_what_shapes_rows_and_nothing_else(write_recipe: Callable[..., Path]) -> None:
+def test_the_fingerprint_covers_what_shapes_rows_and_nothing_else(
+    write_recipe: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SOME_KEY", "x")
     base: dict[str, Any] = {
         "tasks": {"reply": None},
         "llm": {"engine": "openai", "base_url": "http://a/v1", "model": "m"},
