@@ -10,7 +10,7 @@ from num2words import num2words
 from pydantic import Field, NonNegativeInt
 from rapidfuzz import fuzz
 
-from pipeline import spoken as aloud
+from pipeline.spoken import variants
 from pipeline.stage import Filter
 from pipeline.text import base, spaced
 from pipeline.wer import Errors, Words, compare, edits, forms, normalise, said
@@ -21,6 +21,7 @@ _ANOTHER_TEXT = 0.5  # CER from which on a word too many is no slip
 _NUMERALS = (*range(21), *range(30, 100, 10), 100, 200, 300, 400, 500, 600, 700, 800, 900, 1000, 10**6)
 _STEM = 4  # letters by which an inflected numeral is recognised: двадцать, двадцати
 _WITHIN_NUMBERS = frozenset("and point dot e vírgula ponto и целых целая точка запятая".split())
+_WHOLE = "", ""
 Span = tuple[int, int]
 
 
@@ -112,6 +113,8 @@ class Agreement(Filter):
             for wording in wordings
             for span in _spans(form, wording)
         }
+        if _WHOLE in around:
+            around = {_WHOLE}  # in `5 of AX 205` only the first is meant
         for form in heard:
             for wording in wordings:
                 if any(_is_whole(form, span, around, numerals) for span in _spans(form, wording)):
@@ -124,7 +127,7 @@ class Agreement(Filter):
 @lru_cache(maxsize=4096)
 def _wordings(text: str, language: str | None) -> tuple[Words, ...]:
     """All ways to say an argument, normalised."""
-    texts = [text, *(aloud.variants(text, language) if language is not None else ())]
+    texts = [text, *variants(text, language)]
     return tuple(dict.fromkeys(words for t in texts if (words := normalise(t, language))))
 
 
@@ -165,7 +168,7 @@ def _continued(words: Words, numerals: frozenset[str]) -> str:
 def _is_whole(words: Words, span: Span, around: set[tuple[str, str]], numerals: frozenset[str]) -> bool:
     """Whether a number is not part of a larger one: `five` is not heard in `twenty five`."""
     found = _around(words, span, numerals)
-    return found == ("", "") or found in around
+    return found == _WHOLE or found in around
 
 
 def _resembles(words: Words, wanted: Words, likeness: float, numerals: frozenset[str]) -> bool:

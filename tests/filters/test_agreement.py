@@ -92,6 +92,7 @@ def test_an_argument_that_is_heard(transcript: str, hypothesis: str, mention: st
         ("Set a timer for 5 minutes please", "set a timer for 25 minutes please", "5", "en"),
         ("Set a timer for twenty minutes please", "set a timer for twenty five minutes please", "twenty", "en"),
         ("Give me 2 milligrams of it now", "give me 2.5 milligrams of it now", "2", "en"),
+        ("Order 5 pieces of part AX 205", "order 25 pieces of part AX 205", "5", "en"),
         ("Call Bob", "Call Rob", "Bob", "en"),
         ("Call Bob", "Call Alexandra Smith", "Bob", "en"),
         ("Bob", "Alexandra", "Bob", "en"),
