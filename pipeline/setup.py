@@ -141,7 +141,7 @@ class Setup:
                 raise self._document.missing("engine", values, (kind,), there)
             model = self._document.plugin(kind, name, (kind, "engine"))
             for key in ("model", "executable", "file"):
-                if isinstance(values.get(key), str) and values[key].startswith((".", "/", "~", "$")):
+                if isinstance(values.get(key), str) and (key == "file" or values[key].startswith((".", "/", "~", "$"))):
                     with self._problems:
                         values[key] = self._document.resolve(values[key], (kind, key))
             engine = self._document.check(model, values, (kind,))
