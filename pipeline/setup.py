@@ -276,9 +276,10 @@ class Setup:
             "duplicates": self.duplicates.model_dump() if self.duplicates else None,
             "tts": {"engine": self.tts.engine, **self.tts.model_dump()} if self.tts else None,
             "augment": self._augmentation,
-            "noises": [
+            "effects": [
                 self._noises_apart if self.effects else None,
                 {name: identity(path) for effect in self.effects for name, path in effect.files.items()},
+                {effect.name: version(effect.package) for effect in self.effects if effect.package},
             ],
             "llm": self.llm.shaping if self.llm else None,
             "asr": self.asr.shaping if self.asr else None,

@@ -72,6 +72,8 @@ class Effect(Options):
     """Where in the way from mouth to file it happens; lower numbers first."""
     by_default: ClassVar[bool] = True
     """Whether it is in the mix of a recipe that names no effects."""
+    package: ClassVar[str | None] = None
+    """An optional one that it needs, whose other versions may make another sound."""
 
     chance: Annotated[float, Field(ge=0, le=1)] = 0.3
     """How often it is drawn for an utterance that is changed."""

@@ -18,6 +18,7 @@ class Tempo(Effect):
 
     order: ClassVar[int] = 15
     by_default: ClassVar[bool] = False
+    package: ClassVar[str | None] = "python-stretch"
 
     factor: Range[Annotated[float, Field(ge=0.7, le=1.5)]] = [0.85, 1.2]
     """1.1 is a tenth quicker."""
