@@ -11,7 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from pydantic import NonNegativeInt, PositiveInt
+from pydantic import PositiveInt
 
 from pipeline.asr.base import ASR, FAILED, ASRError, Clip, Heard, content_of, ignore
 from pipeline.plugins import require
@@ -27,8 +27,8 @@ class FasterWhisper(ASR):
     compute_type: str = "default"
     """Of the weights: `int8`, `float16`, `int8_float16`, ...; `default` is what they are stored in."""
     beams: PositiveInt = 5
-    threads: NonNegativeInt = 0
-    """CPU threads; 0 is CTranslate2's own choice."""
+    threads: PositiveInt = 1
+    """CPU threads of each worker."""
 
     @cached_property
     def identity(self) -> bytes:

@@ -39,6 +39,8 @@ class Transformers(ASR):
     beams: PositiveInt = 1
     longest: PositiveFloat = 30.0
     """Seconds that a CTC model hears at once; longer speech is cut at a quiet place. Whisper has its own 30."""
+    threads: PositiveInt = 1
+    """CPU threads of each worker, where there is no GPU: several workers with several each wait for each other."""
 
     @cached_property
     def identity(self) -> bytes:
@@ -55,6 +57,8 @@ class Transformers(ASR):
 
     def transcribe(self, clips: Sequence[Clip], workers: int = 1, heard: Heard = ignore) -> list[str | Rejection]:
         model = self._model()
+        if model.device == "cpu":
+            _torch().set_num_threads(self.threads)
         found: dict[int, str | Rejection] = {}
         listen = _write if model.writes else _spell
         groups: dict[object, list[int]] = defaultdict(list)
@@ -212,6 +216,8 @@ def _kind(name: str, revision: str) -> Any:
 def _load(name: str, revision: str, device: str, dtype: str) -> _Model:
     torch = _torch()
     library = require("transformers", extra="speech", what=_WHAT)
+    library.utils.logging.disable_progress_bar()
+    library.utils.logging.set_verbosity_error()  # else it warns of options that it sets itself
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if dtype == "auto":
