@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
+from pipeline import cli
 from pipeline.asr.base import ASRError
 from pipeline.asr.scripted import _told
 from pipeline.recipes import RecipeError
@@ -54,7 +55,7 @@ def card(out: Path) -> str:
     return (out / "README.md").read_text()
 
 
-def test_without_an_engine_speech_is_not_verified(tmp_path: Path) -> None:
+def test_without_an_engine_speech_is_not_verified(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     made = build(recipe(tmp_path), tmp_path / "out")
     kept, _ = rows(tmp_path / "out", made)
     assert len(kept) == 8
@@ -64,6 +65,8 @@ def test_without_an_engine_speech_is_not_verified(tmp_path: Path) -> None:
     assert made.agreement == []
     assert "Speech not verified" in card(tmp_path / "out")
     assert "Speech not verified" in Report(made, []).markdown
+    cli.inspect(tmp_path / "out")
+    assert "speech not verified" in capsys.readouterr().out
 
 
 @pytest.fixture
@@ -83,7 +86,9 @@ def heard(tmp_path: Path) -> tuple[DatasetManifest, Path]:
     return build(path, tmp_path / "out"), tmp_path / "out"
 
 
-def test_what_is_not_said_is_set_aside_and_the_card_tells(heard: tuple[DatasetManifest, Path]) -> None:
+def test_what_is_not_said_is_set_aside_and_the_card_tells(
+    heard: tuple[DatasetManifest, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
     made, out = heard
     kept, rejected = rows(out, made)
     assert {s.utterances[0].transcript: s.rejected for s in rejected} == {
@@ -103,6 +108,11 @@ def test_what_is_not_said_is_set_aside_and_the_card_tells(heard: tuple[DatasetMa
     text = Report(made, []).markdown
     assert "Speech not verified" not in text
     assert "| WER, median | en by espeak | 0.0 |" in text
+    cli.inspect(out)
+    shown = capsys.readouterr().out
+    assert "speech not verified" not in shown
+    assert "ru by espeak: WER 0.0% at the median, 0.0% at the 90th percentile" in " ".join(shown.split())
+    assert "heard: " in shown
 
 
 def test_the_recipe_that_is_stored_has_no_place_of_this_machine(heard: tuple[DatasetManifest, Path]) -> None:
