@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import random
 from collections import Counter
+from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 
 import pytest
 
+from pipeline import replies as read
 from pipeline.prompting import Prompts
 from pipeline.tasks._queries import MIX
 from pipeline.tasks.base import Briefing
@@ -21,9 +24,10 @@ from pipeline.tools.dialogue import OUTCOMES
 from schemas import replies
 from schemas.arrow import from_batch, to_batch
 from schemas.conversation import AUDIO_PLACEHOLDER
-from schemas.sample import Sample
+from schemas.sample import Rejection, Sample
 from schemas.utterance import Utterance
 from tests.examples import LANGUAGES, ROOT
+from tests.test_replies import MUTATIONS
 
 CATALOGUES = [path.stem for path in files(ROOT / "data" / "tools")]
 EVERY = [(name, language) for name in CATALOGUES for language in LANGUAGES]
@@ -191,6 +195,39 @@ def test_a_right_and_a_wrong_answer_are_scored() -> None:
 
 
 # What an LLM writes.
+
+
+def mutated_replies(valid: str, rng: random.Random) -> Iterator[str]:
+    for number in range(40):
+        mutate = list(MUTATIONS.values())[number % len(MUTATIONS)]
+        yield mutate(valid, rng)
+
+
+def test_whatever_the_llm_writes_or_finds_a_sample_comes_of_it() -> None:
+    """Mutated replies to both requests: never an exception, and each sample valid or with a reason."""
+    task, draw, rng = ToolCall(), briefing("home"), random.Random(3)
+    outcomes: Counter[str | None] = Counter()
+    for number in range(60):
+        draft = seat("home", "en", number, "train")
+        briefed = draw(task, draft.utterances[0], "train")
+        for text in mutated_replies(reply().model_dump_json(), rng):
+            found = read.structure(text, replies.ToolQuery)
+            if isinstance(found, Rejection):
+                outcomes[found.reason] += 1
+                continue
+            (sample,) = task.answer(draft, briefed, found)
+            assert list(from_batch(to_batch([sample]))) == [sample]
+            outcomes[sample.rejected] += 1
+            made = [{"name": c.name, "arguments": json.dumps(c.arguments)} for c in calls(sample)]
+            for other in mutated_replies(json.dumps({"calls": made}), rng):
+                recovered = read.structure(other, replies.RecoveredCalls)
+                if isinstance(recovered, Rejection):
+                    outcomes[recovered.reason] += 1
+                else:
+                    outcomes[task.checked(sample, briefed, recovered).rejected] += 1
+    assert outcomes.total() > 5000
+    assert outcomes[None] > 500
+    assert set(outcomes) >= {None, "not_recoverable", "reply_not_json", "reply_breaks_schema"}
 
 
 def reply() -> replies.ToolQuery:
