@@ -36,6 +36,7 @@ from pipeline.inspect import NoDataset
 from pipeline.memo import MemoError
 from pipeline.plugins import MissingExtra
 from pipeline.prompting import PromptError
+from pipeline.publish.card import without_rows
 from pipeline.readers.base import CorpusError
 from pipeline.recipes import RecipeError
 from pipeline.setup import prepare
@@ -405,6 +406,8 @@ def _summary(dataset: DatasetManifest) -> None:
         table.add_row(name, *map(str, row))
     console.print(table)
     _counts("task", dataset.tasks)
+    if in_vain := without_rows(dataset):
+        console.print(f"[yellow]{in_vain.rstrip()}[/yellow]")
     _counts("set aside", dataset.reasons)
     _counts("hours by language", {k: round(v / 3600, 3) for k, v in dataset.languages.items()})
     for model, tokens in dataset.tokens.items():

@@ -12,7 +12,7 @@ import heapq
 import itertools
 import json
 from array import array
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from dataclasses import replace as changed
@@ -257,6 +257,7 @@ def make_plan(
         if companions:
             _write_companions(file, companions, plan)
     plan.warnings += _warnings(plan, spec, splitter)
+    plan.warnings += _of_no_language(sum((file.of_no_language for file in files.values()), Counter()))
     plan.save()
     return plan
 
@@ -269,6 +270,8 @@ class _PlanFile:
         self.names = array("Q")
         """Hashes of the utterances' ids."""
         self.seconds = 0.0
+        self.of_no_language: Counter[str] = Counter()
+        """Speech whose language nobody knows, by corpus."""
         with explained(path):
             self._sink = pa.OSFile(str(path), "wb")
             self._file = pa.ipc.new_file(self._sink, _SCHEMA)
@@ -286,6 +289,7 @@ class _PlanFile:
         with explained(self.path):
             self._file.write_batch(batch)
         self.seconds += sum(u.duration for u in self._waiting if u.duration)
+        self.of_no_language.update(u.corpus for u in self._waiting if u.language is None and u.is_speech)
         digest = xxhash.xxh3_64_hexdigest(memoryview(batch.serialize()))
         self._units.append(Unit(digest, self.split, len(self._units), batch.num_rows))
         self._waiting = []
@@ -438,6 +442,14 @@ def _some(utterances: Iterable[Utterance], limit: int, seed: int) -> Iterator[Ut
     drawn = ((seeds.derive(seed, "limit", u.id), i, u) for i, u in enumerate(utterances))
     chosen = heapq.nsmallest(limit, drawn, key=lambda d: d[:2])
     return (u for _, _, u in sorted(chosen, key=lambda d: d[1]))
+
+
+def _of_no_language(counts: Counter[str]) -> list[str]:
+    return [
+        f"corpus {corpus}: no language is given for {count} utterances, so their words are taken to be parted by "
+        f"spaces, and replies are not judged by language: set `language` on this corpus in the recipe"
+        for corpus, count in sorted(counts.items())
+    ]
 
 
 def _warnings(plan: Plan, spec: SplitSpec, splitter: _Splitter) -> list[str]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.build import UnitReport
-from pipeline.publish.card import table
+from pipeline.publish.card import table, without_rows
 from schemas.manifest import DatasetManifest
 
 
@@ -87,6 +87,7 @@ class Report:
         ]
         if not dataset.speech_verified:
             parts.append("Speech not verified: no recogniser has compared it with the transcripts.")
+        parts += [text.rstrip() for text in (without_rows(dataset),) if text]
         if self.warnings:
             parts.append("\n".join(f"- {warning}" for warning in self.warnings))
         return "\n\n".join(parts)

@@ -137,3 +137,9 @@ class DatasetManifest(_Manifest):
     """Whether an ASR engine has compared the speech with the transcripts."""
     agreement: list[Agreement] = []
     """Of the rows that it has compared."""
+
+    @property
+    def tasks_without_rows(self) -> list[str]:
+        """Tasks of the recipe of which no row was kept."""
+        asked = self.recipe.get("tasks")
+        return [name for name in asked if name not in self.tasks] if isinstance(asked, dict) else []

@@ -36,7 +36,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory, corpus: Path) -> Path:
     recipe = folder / "small.yaml"
     recipe.write_text(
         f"name: small\ncorpora: [{{reader: jsonl, name: tones, path: {corpus}}}]\n"
-        "tasks: {transcription: , keyword_spotting: }\nsplit: {test: 0.3}\nsamples_per_utterance: all\n"
+        "tasks: {transcription: , keyword_spotting: , emotion: , slots: }\nsplit: {test: 0.3}\nsamples_per_utterance: all\n"
         "filters: {duration: {longest: 3.5}, duplicates: false}\nshards: {utterances: 5}\n"
     )
     build(recipe, folder / "out")
@@ -136,6 +136,8 @@ class TestInspect:
         assert "too_long" in said
         assert "transcription" in said
         assert "hours by language" in said
+        assert "No row of emotion, slots: no utterance fits" in said
+        assert "No row of emotion, slots: " in (dataset / "README.md").read_text()
 
     def test_a_row(self, dataset: Path) -> None:
         said = earwitness("inspect", dataset, "--row", 3).stdout

@@ -263,3 +263,13 @@ def test_a_limit_draws_evenly_and_repeats(tmp_path: Path) -> None:
     assert first == [u.id for _, u in planned(plan(given_, tmp_path / "2", test=0, limit=40))]
     assert first == sorted(first, key=lambda i: int(i.split("/")[1]))
     assert len({int(i.split("/")[1]) // 20 for i in first}) >= 9
+
+
+def test_a_corpus_without_a_language_is_told(tmp_path: Path) -> None:
+    known = [utterance(n, "a") for n in range(5)]
+    noise = [utterance(n, "b", id=f"n/{n}", corpus="n", language=None, labels={"speech": "no"}) for n in range(5)]
+    assert not [w for w in plan(known + noise, tmp_path, 0.0).warnings if "language" in w]
+    unknown = [utterance(n, "c", id=f"d/{n}", corpus="d", language=None) for n in range(3)]
+    (told,) = [w for w in plan(known + unknown, tmp_path, 0.0).warnings if "language" in w]
+    assert "corpus d: no language is given for 3 utterances" in told
+    assert "set `language` on this corpus" in told

@@ -53,6 +53,7 @@ def _body(dataset: DatasetManifest) -> str:
         "## Tasks\n",
         table(("task", "rows"), _most_first(dataset.tasks)),
         _left_out(dataset),
+        without_rows(dataset),
         "## Set aside\n",
         f"Of {dataset.rows_in} rows {rows} are kept. The others are in the configuration `rejected`.\n",
         table(("reason", "rows"), _most_first(dataset.reasons)),
@@ -155,6 +156,14 @@ def _values(value: object) -> str:
     if isinstance(value, list) and value and isinstance(value[0], str):
         return ", ".join(value)
     return f"{value[0]:g} to {value[1]:g}" if isinstance(value, list) else str(value)
+
+
+def without_rows(dataset: DatasetManifest) -> str:
+    """A line on tasks that were asked for in vain; empty if there is none."""
+    if not dataset.tasks_without_rows:
+        return ""
+    names = ", ".join(dataset.tasks_without_rows)
+    return f"No row of {names}: no utterance fits, none was drawn for it, or all its rows were set aside.\n"
 
 
 def _tokens(dataset: DatasetManifest) -> str:
