@@ -68,7 +68,7 @@ class Queries(Task):
         shares = [(name, self.mix[name]) for name in possible if self.mix.get(name)]
         if not shares:
             return possible[0]
-        corpus, _, number = draft.id.rpartition("/")
+        corpus, _, number = draft.utterances[0].id.rpartition("/")
         place = (int(number) * _GOLDEN + seeds.share(brief.seed[0], corpus, "mix")) % 1
         total = sum(share for _, share in shares)
         ends = accumulate(share / total for _, share in shares)
@@ -106,7 +106,7 @@ class Queries(Task):
 
     def nothing(self, draft: Sample, why: str) -> Iterable[Sample]:
         """The draft, set aside."""
-        written = replace(draft, id=f"{draft.id}:{self.key}:0", task=self.key)
+        written = replace(draft, id=f"{draft.utterances[0].id}:{self.key}:0", task=self.key)
         yield written.reject("nothing_to_ask", why)
 
     def score(self, sample: Sample, output: str) -> dict[str, float]:

@@ -107,7 +107,7 @@ class ToolCall(Queries, LLMTask):
     def check(self, sample: Sample, brief: Brief) -> Question | None:
         if not sample.tools:
             return None
-        scene = self.scene(replace(sample, id=sample.utterances[0].id), brief, self._catalogue(sample, brief))
+        scene = self.scene(sample, brief, self._catalogue(sample, brief))
         values = self._told(sample, brief, scene) | {"tools": _listed(sample), "said": _transcript(sample)}
         content = brief.prompts.render(
             brief.prompts.content.check, values | dict.fromkeys(self.variables - set(values))

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from collections import Counter
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 
 import pytest
+from aiohttp import web
+from msgspec.structs import replace
 
 from pipeline import replies as read
+from pipeline.llm.openai import OpenAI
+from pipeline.memo import Memo
 from pipeline.prompting import Prompts
+from pipeline.stages.generate import Generate
 from pipeline.tasks._queries import MIX
 from pipeline.tasks.base import Briefing
 from pipeline.tasks.tool_call import ToolCall
@@ -27,6 +33,7 @@ from schemas.conversation import AUDIO_PLACEHOLDER
 from schemas.sample import Rejection, Sample
 from schemas.utterance import Utterance
 from tests.examples import LANGUAGES, ROOT
+from tests.test_endpoint import Server
 from tests.test_replies import MUTATIONS
 
 CATALOGUES = [path.stem for path in files(ROOT / "data" / "tools")]
@@ -264,3 +271,61 @@ def test_the_llm_is_asked_for_what_is_then_checked(language: str) -> None:
         assert judged.rejected == "not_recoverable"
         assert "wrong number of calls" in judged.detail
     assert seen == set(OUTCOMES)
+
+
+class Understanding(Server):
+    """Plays the LLM: says what is asked for by its number, and understands what it has said, but for some."""
+
+    def __init__(self, deaf_to: int) -> None:
+        super().__init__()
+        self.answer, self._deaf_to = self.reply, deaf_to
+        self._said: list[list[dict[str, str]]] = []
+
+    async def reply(self, request: web.Request) -> web.StreamResponse:
+        asked = json.loads(await request.read())["messages"][-1]["content"]
+        if (found := re.search(r"request number (\d+)x", asked)) is not None:
+            number = int(found[1])
+            calls = [] if number % self._deaf_to == 0 else self._said[number]
+            content = json.dumps({"calls": calls})
+        else:
+            lines = [json.loads(line) for line in asked.splitlines() if line.startswith("{")]
+            calls = [{"name": c["name"], "arguments": json.dumps(c["arguments"])} for c in lines if "result" in c]
+            self._said.append(calls)
+            said = f"Do request number {len(self._said) - 1}x."
+            content = json.dumps(
+                {"utterance": said, "question": "When?", "second_utterance": "Now.", "answer": "Done."}
+            )
+        choice = {"message": {"role": "assistant", "content": content}, "finish_reason": "stop"}
+        return web.json_response({"choices": [choice], "usage": {"prompt_tokens": 10, "completion_tokens": 5}})
+
+
+def test_two_requests_over_http_and_none_is_sent_again(tmp_path: Path) -> None:
+    server, task, draw = Understanding(deaf_to=4), ToolCall(), briefing("home")
+    llm = OpenAI(model="m", base_url=server.url, concurrency=1)
+    drafts = []
+    for number in range(60):
+        draft = seat("home", "en", number, "train")
+        drafts.append(replace(draft, id=f"{draft.id}:tool_call", task="tool_call"))
+
+    def run() -> list[Sample]:
+        with Memo(tmp_path / "memo.sqlite") as memo:
+            return list(Generate({"tool_call": task}, draw, llm, [server.url], memo, 0)(drafts))
+
+    try:
+        rows = run()
+        sent = server.seen.total()
+        assert [row.utterances[0].id for row in rows] == [draft.utterances[0].id for draft in drafts]
+        assert set(server.seen.values()) == {1}
+        assert sent == 60 + sum(row.situation != "no_tools" for row in rows)
+        calling = [row for row in rows if row.outcome in ("tool_call", "request_for_info")]
+        lost = {row.id for row in rows if row.rejected == "not_recoverable"}
+        assert 0 < len(lost) < len(calling) / 2
+        assert lost <= {row.id for row in calling}, "where nothing is called, nothing is to be found"
+        for row in rows:
+            times = 1 if row.situation == "no_tools" else 2
+            assert (row.provenance.prompt_tokens, row.provenance.completion_tokens) == (10 * times, 5 * times)
+            assert "Do request number" in row.provenance.reply
+        assert run() == rows
+        assert server.seen.total() == sent, "all was remembered"
+    finally:
+        server.stop()
