@@ -62,6 +62,8 @@ class Report:
             ("hours", "all", round(self.hours, 3)),
         ]
         rows += [("rows of split", name, split.rows) for name, split in dataset.splits.items()]
+        augmented = {name: split.augmented_rows for name, split in dataset.splits.items() if split.augmented_rows}
+        rows += [("augmented rows of split", name, count) for name, count in augmented.items()]
         rows += [("rows of task", name, count) for name, count in dataset.tasks.items()]
         rows += [("rejected", name, count) for name, count in dataset.reasons.items()]
         for model, tokens in dataset.tokens.items():
