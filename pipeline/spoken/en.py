@@ -13,11 +13,18 @@ MONTHS = "January February March April May June July August September October No
 _SHORT = {m[:3]: m for m in MONTHS} | {"Sept": "September"}
 _MONTH = rf"(?P<month>(?:{'|'.join(MONTHS)})(?!\w)|(?:Jan|Feb|Mar|Apr|Jun|Jul|Aug|Sept|Sep|Oct|Nov|Dec)(?!\w)\.?)"
 _HALF = rf"(?:{SPACE}?(?P<half>[aApP])(?:m|M|\.{SPACE}?m\.|\.{SPACE}?M\.)(?!\w))"
-_TIME = rf"(?:[01]?[0-9]|2[0-4]):[0-5][0-9](?::[0-5][0-9])?(?![0-9:])(?:{SPACE}?[aApP](?:m|M|\.m\.|\.M\.)(?!\w))?"
+_AM_PM = rf"{SPACE}?[aApP](?:m|M|\.m\.|\.M\.)(?!\w)"
+_CLOCK = r"(?:[01]?[0-9]|2[0-4]):[0-5][0-9](?::[0-5][0-9])?(?![0-9:])"
+_TIME = rf"(?:{_CLOCK}(?:{_AM_PM})?|(?:1[0-2]|0?[1-9]){_AM_PM})"
 _YEAR_CUES = frozenset(
     """in since year until till by from of spring summer autumn fall winter early late mid circa around before after
     january february march april may june july august september october november december""".split()
 )
+_ATTRIBUTES = frozenset(
+    """tablet tablets capsule capsules pill pills dose doses pack packs bottle bottles bolt bolts screw screws
+    pipe pipes cable cables hose hoses drive drives disk disks plate plates box boxes bag bags walk race""".split()
+)
+_SMALL = frozenset("of and or in at for to per is on from with a the by was are were that if but".split())
 _DENOMINATORS = {2: ("half", "halves"), 4: ("quarter", "quarters")}
 _STREET_BEFORE = re.compile(r"(?:^|[^.\w])[\w']+ [A-Z0-9][\w']*[ \u00a0]$|^(?!.*\b(?:Visit|Meet|Call|See)\b).+[0-9] ?$")
 
@@ -49,7 +56,7 @@ class English(Speaker):
                 rf"{_MONTH}{SPACE}(?P<day>[0-3]?[0-9])(?:st|nd|rd|th)?(?![\w%:]|[.,][0-9]|{DASH}[0-9]){year}",
                 self._month_first,
             ),
-            (rf"(?P<l>{_TIME}){SPACE}?{DASH}{SPACE}?(?P<r>{_TIME})", self._time_range),
+            (rf"(?P<l>{_TIME}|[1-9](?=-)|1[0-2](?=-)){SPACE}?{DASH}{SPACE}?(?P<r>{_TIME})", self._time_range),
             (rf"(?P<h>[01]?[0-9]|2[0-4]):(?P<m>[0-5][0-9])(?::(?P<sec>[0-5][0-9]))?(?![0-9:]){_HALF}?", self._time),
             (rf"(?P<h>1[0-2]|0?[1-9]){_HALF}", self._time),
             (r"(?P<l>[0-9]+):(?P<r>[0-9]+)(?![\w:])", self._ratio),
@@ -70,8 +77,11 @@ class English(Speaker):
             (r"(?P<n>[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:st|nd|rd|th)(?!\w)", self._ordinal),
             (r"/(?P<n>[0-9]{1,2})(?!\w)", self._slash),
             (r"[0-9]+(?:\.[0-9]+){2,}(?!\w)", self._address),
-            (r"(?P<w>St)\.?(?= [A-Z])|(?P<e>St|Dr)\.(?!\w)", self._street),
         ]
+
+    def names(self) -> list[Rule]:
+        """See `Speaker.names`."""
+        return [(r"(?P<w>St)\.?(?= [A-Z])|(?P<e>St|Dr)\.(?!\w)", self._street)]
 
     def letters(self, letters: Iterable[str]) -> str:
         """Dotted capitals: `U.S.B`."""
@@ -186,7 +196,10 @@ class English(Speaker):
 
     def _measure(self, m: Match) -> str:
         sign = "minus " if m["s"] else ""
-        return f"{sign}{self.amount(m['n'])} {self._unit(m['u'], m['n'] == '1')}{self.full_stop(m)}"
+        word = self.after(m)
+        attribute = word in _ATTRIBUTES or (bool(word) and word not in _SMALL and self.before(m) in ("a", "an", "the"))
+        one = m["n"] == "1" or attribute  # a five milligram tablet
+        return f"{sign}{self.amount(m['n'])} {self._unit(m['u'], one)}{self.full_stop(m)}"
 
     def _range(self, m: Match) -> str | None:
         left, right = (float(".".join(self.parse(m[side]))) for side in "lr")

@@ -2,55 +2,22 @@
 
 from __future__ import annotations
 
-import re
-from functools import lru_cache
-
 from pipeline.spoken.lexicon import any_of
-from pipeline.spoken.ru_forms import CASE_AFTER, Noun, agreement, noun, ordinal_case
-from pipeline.spoken.speaker import DASH, SPACE, Match, Rule, Speaker, words_of
+from pipeline.spoken.ru_dates import MONTH, Calendar, cardinal, ordinal
+from pipeline.spoken.ru_forms import Noun, agreement, noun, ordinal_case
+from pipeline.spoken.speaker import DASH, SPACE, Match, Rule
 
-MONTHS = "января февраля марта апреля мая июня июля августа сентября октября ноября декабря".split()
-_MONTH = rf"(?P<month>(?i:{'|'.join(MONTHS)})(?!\w)|(?:янв|февр?|мар|апр|авг|сент?|окт|нояб?|дек)(?!\w)\.?)"
 _SUFFIXES = {
     "й": "nm", "ый": "nm", "ой": "gf", "ий": "nm", "я": "nf", "ая": "nf", "е": "nn", "ое": "nn", "ые": "np", "ю": "af",
     "ую": "af", "го": "gm", "ого": "gm", "му": "dm", "ому": "dm", "м": "im", "ым": "im", "ом": "pm", "х": "gp",
     "ых": "gp", "ми": "ip", "ыми": "ip",
 }  # fmt: skip
 _ADJECTIVE = ("ых", "их", "ые", "ие")
-_YEARS = {
-    "год": "n",
-    "года": "g",
-    "году": "p",
-    "годом": "i",
-    "годе": "p",
-    "годы": "np",
-    "годов": "gp",
-    "годах": "pp",
-    "годам": "dp",
-}
-_ONE_THOUSAND = re.compile(r"^(?:одна|одной|одну) (?=тысяч)")
 _HALVES = {"m": "полтора", "n": "полтора", "f": "полторы"}
 _FRACTIONS = {2: ("вторая", "вторых"), 3: ("треть", "трети"), 4: ("четверть", "четверти")}
-_NOMINATIVE = frozenset("сегодня завтра вчера это было".split())
 
 
-@lru_cache(maxsize=16384)
-def cardinal(number: int, case: str = "n", gender: str = "m") -> str:
-    """A number in a case; `1999` begins with a plain `тысяча`."""
-    said = words_of(number, "ru", "cardinal", case=case, gender=gender, animate=False)
-    return _ONE_THOUSAND.sub("", said)
-
-
-@lru_cache(maxsize=16384)
-def ordinal(number: int, case: str = "n", gender: str = "m") -> str:
-    """An ordinal in a case; gender `p` is the plural."""
-    said = words_of(
-        number, "ru", "ordinal", case=case, gender="m" if gender == "p" else gender, plural=gender == "p", animate=False
-    )
-    return _ONE_THOUSAND.sub("", said)
-
-
-class Russian(Speaker):
+class Russian(Calendar):
     """Cases come from prepositions, from endings of nouns, and from what is known of units."""
 
     language = "ru"
@@ -74,10 +41,10 @@ class Russian(Speaker):
                 r"(?P<d>[0-3]?[0-9])[./](?P<m>[01]?[0-9])[./](?P<year>[12][0-9]{3})(?:[ \u00a0]?(?:г\.|года))?(?!\w)",
                 self._numeric_date,
             ),
-            (rf"(?P<l>[0-3]?[0-9]){DASH}(?P<r>[0-3]?[0-9]){SPACE}(?={_MONTH})", self._date_range),
-            (rf"(?P<d>[0-3]?[0-9])(?:-?го|-?е)?{SPACE}{_MONTH}{year}", self._date),
+            (rf"(?P<l>[0-3]?[0-9]){DASH}(?P<r>[0-3]?[0-9]){SPACE}(?={MONTH})", self._date_range),
+            (rf"(?P<d>[0-3]?[0-9])(?:-?го|-?е)?{SPACE}{MONTH}{year}", self._date),
             (
-                rf"(?P<d>[0-3]?[0-9])(?:-?го)?(?={SPACE}(?:по|до|и){SPACE}[0-3]?[0-9](?:-?е|-?го)?{SPACE}{_MONTH})",
+                rf"(?P<d>[0-3]?[0-9])(?:-?го)?(?={SPACE}(?:по|до|и){SPACE}[0-3]?[0-9](?:-?е|-?го)?{SPACE}{MONTH})",
                 self._day_before,
             ),
             (rf"(?P<y>[12][0-9]{{3}}){SPACE}?(?P<w>год(?:а|у|ом|е|ы|ов|ах|ам)?(?!\w)|гг?(?:\.|(?!\w)))", self._year),
@@ -104,10 +71,15 @@ class Russian(Speaker):
             (rf"(?P<n>{n}){SPACE}?(?P<u>{scale})(?!\w)", self._scaled),
             (rf"(?P<n>[0-9]{{1,4}})-?(?P<e>{'|'.join(sorted(_SUFFIXES, key=len, reverse=True))})(?!\w)", self._ordinal),
             (r"(?P<n>[0-9]{1,4})-?(?P<e>ти|мя|ью|ёх|ех)(?!\w)", self._oblique),
-            (r"(?P<n>[IVX]+)(?= (?:век|съезд|тысячелети))", self._roman),
             (r"/(?P<n>[0-9]{1,2})(?!\w)", self._slash),
             (r"[0-9]+(?:\.[0-9]+){2,}(?!\w)", self._address),
-            (rf"(?P<w>{any_of(lexicon.declined)})(?= ?[А-ЯЁA-Z0-9])", self._declined),
+        ]
+
+    def names(self) -> list[Rule]:
+        """See `Speaker.names`."""
+        return [
+            (r"(?P<n>[IVX]+)(?= (?:век|съезд|тысячелети))", self._roman),
+            (rf"(?P<w>{any_of(self.lexicon.declined)})(?= ?[А-ЯЁA-Z0-9])", self._declined),
         ]
 
     def cardinal(self, number: int) -> str:
@@ -142,13 +114,6 @@ class Russian(Speaker):
         single = part % 10 == 1 and part % 100 != 11
         return f"{cardinal(number, gender='f')} {unit} {cardinal(part, gender='f')} {name}{'ая' if single else 'ых'}"
 
-    def case_of(self, match: Match) -> str:
-        """The case that the word before asks for."""
-        before = self.before(match)
-        if before in ("с", "со"):
-            return "g"
-        return CASE_AFTER.get(before, "n")
-
     def plain(self, whole: str, decimals: str, match: Match) -> str:
         """A number in the case and gender of the noun after it."""
         if decimals:
@@ -165,93 +130,6 @@ class Russian(Speaker):
         skip = int(word.endswith(_ADJECTIVE) and bool(self.after(match, 1)))
         case, gender = agreement(number, "" if hours else self.after(match, skip), before, self.lexicon)
         return cardinal(number, case, gender)
-
-    def _numeric_date(self, m: Match) -> str | None:
-        day, month = int(m["d"]), int(m["m"])
-        if not (1 <= month <= 12 and 1 <= day <= 31):
-            return None
-        at = f" в {m['t']}" if m.groupdict().get("t") else ""
-        return f"{self._day(day, m)} {MONTHS[month - 1]} {ordinal(int(m['year']), 'g')} года{at}" + self.full_stop(m)
-
-    def _day(self, day: int, m: Match, following: str = "") -> str:
-        before = self.before(m)
-        case = {
-            "к": "d",
-            "ко": "d",
-            "на": "a",
-            "за": "a",
-            "по": "a",
-            "под": "a",
-            "между": "i",
-            "перед": "i",
-            "о": "p",
-        }.get(before, "g")
-        return ordinal(day, "n" if before in _NOMINATIVE else case, "n")
-
-    def _day_before(self, m: Match) -> str:
-        return self._day(int(m["d"]), m)
-
-    def _date_range(self, m: Match) -> str:
-        return f"с {ordinal(int(m['l']), 'g', 'n')} по {ordinal(int(m['r']), 'a', 'n')} "
-
-    def _date(self, m: Match) -> str | None:
-        day, name = int(m["d"]), m["month"].rstrip(".").lower()
-        if not 1 <= day <= 31:
-            return None
-        month = m["month"] if name in MONTHS else next(full for full in MONTHS if full.startswith(name))
-        year = f" {ordinal(int(m['year']), 'g')} года" if m["year"] else ""
-        return f"{self._day(day, m)} {month}{year}{self.full_stop(m)}"
-
-    def _year(self, m: Match) -> str:
-        written, before = m["w"].rstrip("."), self.before(m)
-        if written in ("г", "гг"):
-            case = {
-                "в": "p",
-                "к": "d",
-                "с": "g",
-                "до": "g",
-                "от": "g",
-                "после": "g",
-                "на": "a",
-                "за": "a",
-                "перед": "i",
-            }
-            chosen = case.get(before, "n")
-            word = {"n": "год", "a": "год", "g": "года", "d": "году", "p": "году", "i": "годом"}[chosen]
-        else:
-            word, chosen = written, _YEARS[written][0]
-            chosen = "d" if written == "году" and before in ("к", "ко", "по") else chosen
-        return f"{ordinal(int(m['y']), chosen, 'p' if _YEARS.get(written, '')[1:] else 'm')} {word}{self.full_stop(m)}"
-
-    def _years(self, m: Match) -> str:
-        before, written = self.before(m), m["w"].rstrip(".")
-        word = {"в": "годах", "с": "годов", "до": "годов"}.get(before, "годы") if written in ("г", "гг") else written
-        case = _YEARS[word][0]
-        return f"{ordinal(int(m['y']), case)} – {ordinal(int(m['z']), case)} {word}{self.full_stop(m)}"
-
-    def _time(self, m: Match) -> str:
-        case = self.case_of(m)
-        case = "n" if case in "ap" else case
-        hour, minute = int(m["h"]), m["m"]
-        if minute == "00":
-            said = f"{cardinal(hour, case)} ноль-ноль"
-        elif minute[0] == "0":
-            said = f"{cardinal(hour, case)} ноль {cardinal(int(minute), case)}"
-        else:
-            said = f"{cardinal(hour, case)} {cardinal(int(minute), case)}"
-        return said + (f" и {cardinal(int(m['sec']))} секунд" if m["sec"] else "")
-
-    def _ratio(self, m: Match) -> str:
-        return f"{self.whole(m['l'])} к {self.whole(m['r'])}"
-
-    def _phone(self, m: Match) -> str:
-        plus = "плюс " if m.group()[0] == "+" else ""
-        groups = re.findall("[0-9]+", m.group())
-        if len(groups) == 1 and len(groups[0]) == 11:
-            groups = [g for g in re.split(r"^(.)(...)(...)(..)(..)$", groups[0]) if g]
-        elif len(groups) == 2 and len(groups[1]) == 10:
-            groups = [groups[0], *(g for g in re.split(r"^(...)(...)(..)(..)$", groups[1]) if g)]
-        return plus + ", ".join(self.code_digits(g) if len(g) <= 3 else self.digits(g) for g in groups)
 
     # --- money and measures
 

@@ -29,6 +29,8 @@ _BEFORE = re.compile(r"([^\W\d_]+)[ \u00a0\u202f]+$")
 _AFTER = re.compile(r"[ \u00a0\u202f]([^\W\d_]+)")
 _PARTS = re.compile(r"[^\W\d_]+|[0-9]+|[^\w\s]|_")
 _MOST_PASSES = 8
+_NOT_PLAIN = re.compile(r"[^a-zß-öø-ÿа-яё ,-]")
+_CAPITALS = re.compile(rf"[{CAPITAL}]{{2}}")
 
 
 @lru_cache(maxsize=65536)
@@ -73,39 +75,52 @@ class Speaker:
                 self._code,
             ),
             (rf"(?P<s>[-\u2212])?(?P<n>{n})(?!\w)", self._plain_number),
-            (rf"(?P<w>{any_of(lexicon.titles)})\.?(?= [{CAPITAL}])", self._title),
+            (rf"(?P<w>{any_of(lexicon.titles)})\.?(?= (?:[{CAPITAL}]|(?:and|e|и) ))", self._title),
             (rf"(?P<w>{any_of(lexicon.abbreviations)})(?![^\W\d_])", self._abbreviation),
             (rf"(?:[{CAPITAL}]\.{SPACE}?)+[{CAPITAL}](?!\w)(?:\.(?!\w))?", self._initials),
             (rf"(?P<w>{any_of(w for w in lexicon.words if not w.isupper())})(?![\w-])", self._word),
             (rf"(?P<w>[{CAPITAL}]{{2,6}})(?P<s>['’]?s)?(?![\w]|-[0-9]|\.[^\W\d_])", self._acronym),
             (rf"[{CAPITAL}]{{2,}}-[{CAPITAL}]{{2,}}(?!\w)", self._code),
         ]
-        self._compile(first + self.rules() + last)
+        self._compile(
+            (r"(?=[^\s@.:]*[@.:]|[0-9A-Fa-f]{2}-)", first),
+            (r"(?=[^0-9\n]{0,12}[0-9])", self.rules()),
+            ("", self.names() + last),
+        )
 
     def rules(self) -> list[Rule]:
-        """What this language writes in its own way: dates, times, money, measures, ordinals."""
+        """What this language writes in its own way, with a digit in it: dates, times, money, measures, ordinals."""
         raise NotImplementedError
+
+    def names(self) -> list[Rule]:
+        """Abbreviations without a digit that need more than the lexicon."""
+        return []
 
     def say(self, text: str) -> str:
         """A text as it is said."""
         for _ in range(_MOST_PASSES):  # what one pass has said may bare something else, rarely
-            said = self._pass(text)
-            if said == text:
-                break
+            said, again = self._pass(text)
+            if not again or said == text:
+                return said
             text = said
         return text
 
-    def _compile(self, rules: list[Rule]) -> None:
-        branches = []
-        for number, (pattern, method) in enumerate(rules):
-            self._rules.append((re.compile(rf"(?<!\w)(?:{pattern})"), method))
-            branches.append(f"(?P<r{number}>{_NAMED.sub('(?:', pattern)})")
+    def _compile(self, *blocks: tuple[str, list[Rule]]) -> None:
+        """One pattern for all rules; a block's gate spares its rules where they cannot match."""
+        gated = []
+        for gate, rules in blocks:
+            branches = []
+            for pattern, method in rules:
+                branches.append(f"(?P<r{len(self._rules)}>{_NAMED.sub('(?:', pattern)})")
+                self._rules.append((re.compile(rf"(?<!\w)(?:{pattern})"), method))
+            gated.append(f"{gate}(?:{'|'.join(branches)})")
         loose = re.compile(rf"[0-9]+|{any_of(self.lexicon.symbols)}")  # wherever they stand, even within words
+        self._any = re.compile(rf"(?<!\w)(?:{'|'.join(gated)})|(?P<r{len(self._rules)}>{loose.pattern})")
         self._rules.append((loose, self._loose))
-        self._any = re.compile(rf"(?<!\w)(?:{'|'.join(branches)})|(?P<r{len(rules)}>{loose.pattern})")
 
-    def _pass(self, text: str) -> str:
-        done, pieces = 0, []
+    def _pass(self, text: str) -> tuple[str, bool]:
+        """The text after one pass, and whether another could change it further."""
+        done, pieces, again = 0, list[str](), False
         found = self._any.search(text)
         while found:
             start, end = found.span()
@@ -115,11 +130,16 @@ class Speaker:
                 said = method(inner) if inner else None
                 if inner and said is not None:
                     end = inner.end()
-                    pieces += [text[done:start], *_apart(text, start, said, end)]
-                    done = end
+                    left, right = _apart(text, start, said, end)
+                    pieces += [text[done:start], left, said, right]
+                    bared = left or right or (said != text[start:end] and _NOT_PLAIN.search(said))
+                    done, again = end, again or bool(bared)
                     break
             found = self._any.search(text, end)
-        return "".join([*pieces, text[done:]]) if pieces else text
+        if not pieces:
+            return text, False
+        text = "".join([*pieces, text[done:]])
+        return text, again or _CAPITALS.search(text) is not None
 
     # --- around a match
 
@@ -238,6 +258,8 @@ class Speaker:
 
     def _code(self, m: Match) -> str | None:
         code = m.group()
+        if re.fullmatch(self.number, code):
+            return None
         hyphened = re.fullmatch(rf"([^\W\d_]{{2,}})-({self.number})", code)
         if hyphened and hyphened[1].lower() in self.lexicon.plain_hyphens:
             return f"{hyphened[1]} {self.whole(hyphened[2])}" if hyphened[2].isdigit() else None
@@ -291,8 +313,8 @@ def _single_spaced(text: str) -> str:
     return text.replace("\u00a0", " ").replace("\u202f", " ")
 
 
-def _apart(text: str, start: int, said: str, end: int) -> tuple[str, str, str]:
-    """What is said, with spaces where it would run into a word."""
+def _apart(text: str, start: int, said: str, end: int) -> tuple[str, str]:
+    """Spaces before and after what is said, where it would run into a word."""
     left = " " if start and said[:1].isalnum() and text[start - 1].isalnum() else ""
     right = " " if end < len(text) and said[-1:].isalnum() and text[end].isalnum() else ""
-    return left, said, right
+    return left, right

@@ -6,7 +6,7 @@ import datetime as dt
 import re
 from collections.abc import Callable, Iterator
 
-from pipeline.spoken import en, pt, ru
+from pipeline.spoken import en, pt, ru, ru_dates
 from pipeline.spoken.ru_forms import noun
 from pipeline.spoken.speaker import Speaker, words_of
 from pipeline.spoken.variants_of_time import times_en, times_pt, times_ru
@@ -29,6 +29,7 @@ def _codes(speaker: Speaker, words: str) -> Iterator[str]:
     yield " ".join(" ".join(run) if run.isalpha() else run for run in runs)
     yield " ".join("".join(runs))
     yield re.sub(r"[-_/.:]", "", words)
+    yield re.sub(r"(?<=[^\W\d_])[-_/.:](?=[0-9])", "", words)
     yield re.sub(r"[^\w\s]", "-", words)
     signs = {said for sign, said in speaker.lexicon.separators.items() if sign != "by"}
     spoken = speaker.say(words)
@@ -92,16 +93,16 @@ def _russian(speaker: Speaker, words: str) -> Iterator[str]:
     assert isinstance(speaker, ru.Russian)
     yield from times_ru(speaker, words)
     day = _date(
-        words, rf"(?P<d>\d+) (?P<month>{'|'.join(ru.MONTHS)})(?: (?P<y>\d{{4}})(?: года| г\.)?)?", ru.MONTHS
-    ) or _date(words, r"(?P<d>\d+)\.(?P<month>\d+)\.(?P<y>\d{4})", ru.MONTHS)
+        words, rf"(?P<d>\d+) (?P<month>{'|'.join(ru_dates.MONTHS)})(?: (?P<y>\d{{4}})(?: года| г\.)?)?", ru_dates.MONTHS
+    ) or _date(words, r"(?P<d>\d+)\.(?P<month>\d+)\.(?P<y>\d{4})", ru_dates.MONTHS)
     if day:
         year, month, number = day
-        ends = ["", f" {year} года", f" {ru.ordinal(year, 'g')} года", f" {year}"] if year else [""]
+        ends = ["", f" {year} года", f" {ru_dates.ordinal(year, 'g')} года", f" {year}"] if year else [""]
         for end in ends:
-            yield f"{number} {ru.MONTHS[month - 1]}{end}"
-            yield f"{number}-го {ru.MONTHS[month - 1]}{end}"
+            yield f"{number} {ru_dates.MONTHS[month - 1]}{end}"
+            yield f"{number}-го {ru_dates.MONTHS[month - 1]}{end}"
             for case in _CASES:
-                yield f"{ru.ordinal(number, case, 'n')} {ru.MONTHS[month - 1]}{end}"
+                yield f"{ru_dates.ordinal(number, case, 'n')} {ru_dates.MONTHS[month - 1]}{end}"
     yield from _codes(speaker, words)
     yield from _measures(speaker, words)
     found = re.fullmatch(r"([0-9]{1,9})(?: ?(\D+))?", words)
@@ -113,7 +114,7 @@ def _russian(speaker: Speaker, words: str) -> Iterator[str]:
             yield speaker.counted_noun(found[1], noun(speaker.lexicon.forms(speaker.lexicon.units, unit)), case)
             continue
         for gender in "mfn":
-            yield f"{ru.cardinal(number, case, gender)} {unit}".rstrip()
+            yield f"{ru_dates.cardinal(number, case, gender)} {unit}".rstrip()
 
 
 def _portuguese(speaker: Speaker, words: str) -> Iterator[str]:

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 
 from pipeline.spoken.en import English
 from pipeline.spoken.pt import Portuguese
-from pipeline.spoken.ru import Russian, cardinal, ordinal
+from pipeline.spoken.ru import Russian
+from pipeline.spoken.ru_dates import cardinal, ordinal
 
 _EN = re.compile(r"(?P<h>\d{1,2})(?::(?P<m>\d\d))?(?: ?(?P<half>[ap])\.? ?m\.?)?", re.IGNORECASE)
 _HOURS_MINUTES = re.compile(r"(?P<h>\d{1,2}) ?[:h] ?(?P<m>\d\d)?")
@@ -35,6 +36,7 @@ def times_en(speaker: English, words: str) -> Iterator[str]:
     say, number = speaker.cardinal, str(minute).rjust(2, "0")
     part = {"am": ["in the morning"], "pm": ["in the afternoon", "in the evening", "at night"]}[name]
     bare = [f"{say(twelve)} {speaker.minutes(number)}", f"{twelve} {number}"]
+    yield f"{twelve} {number}{name}" if minute else f"{twelve}{name}"
     if not minute:
         bare = [say(twelve), str(twelve), f"{say(twelve)} o'clock", f"{twelve} o'clock", f"{twelve} 00"]
         yield f"{say(hour)} hundred"
