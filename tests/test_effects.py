@@ -18,6 +18,7 @@ from pydantic import ValidationError
 from pipeline import audio, plugins, seeds
 from pipeline.audio import Samples
 from pipeline.effects.base import Draw, Effect, EffectError, Told
+from pipeline.tts.base import Line
 from pipeline.tts.espeak import Espeak
 from schemas.arrow import SAMPLING_RATE
 from tests.examples import sentences
@@ -42,7 +43,9 @@ def draw(*parts: object, **fields: Any) -> Draw:
 def spoken(number: int) -> Samples:
     """Synthetic speech: silent between the words."""
     voice = ("en-us+f2", "en+m3", "en-gb-scotland+f4", "en-us+m7")[number % 4]
-    return Espeak().speak([(sentences("en")[number], voice)])[0]
+    (said,) = Espeak().speak([Line(sentences("en")[number], voice, "en")])
+    assert isinstance(said, np.ndarray)
+    return said
 
 
 @lru_cache(maxsize=32)
@@ -162,7 +165,7 @@ def test_a_single_noise_is_for_both(tmp_path: Path) -> None:
 
 
 def test_a_short_noise_is_repeated_without_a_click(tmp_path: Path) -> None:
-    time = np.arange(4321) / SAMPLING_RATE
+    time = np.arange(4360) / SAMPLING_RATE
     soundfile.write(tmp_path / "tone.wav", 0.3 * np.sin(2 * np.pi * 100 * time), SAMPLING_RATE, subtype="FLOAT")
     clip = spoken(2)
     heard, _ = applied(effect("noise", folder=str(tmp_path), snr_db=[0.0, 0.0]), 0.2 * clip)
