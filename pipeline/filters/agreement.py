@@ -19,6 +19,7 @@ from schemas.utterance import Utterance
 
 _ANOTHER_TEXT = 0.5  # CER from which on a word too many is no slip
 _NUMERALS = (*range(21), *range(30, 100, 10), 100, 200, 300, 400, 500, 600, 700, 800, 900, 1000, 10**6)
+_TELLING = 3  # letters of a word that says something, as articles do not
 _STEM = 4  # letters by which an inflected numeral is recognised: двадцать, двадцати
 _WITHIN_NUMBERS = frozenset("and point dot e vírgula ponto и целых целая точка запятая".split())
 _WHOLE = "", ""
@@ -62,7 +63,11 @@ class Agreement(Filter):
             return None  # nothing but hesitations
         if not errors.hypothesis:
             return Rejection("nothing_heard", f"where {utterance.transcript!r} should be said")
-        lost = [m for m in mentions if not self._is_heard(m.words, utterance, hypothesis)]
+        lost = [
+            m
+            for m in mentions
+            if not self._is_heard(m.words, utterance, hypothesis) or _is_longer(errors, _wordings(m.words, language))
+        ]
         if self._mismatch(errors) and not (lost and self._agrees_otherwise(errors, lost, language)):
             rate = f"WER {errors.wer:.2f}, CER {errors.cer:.2f}" if errors.wer is not None else f"CER {errors.cer:.2f}"
             return Rejection("transcript_mismatch", f"{rate}: {hypothesis!r} for {utterance.transcript!r}")
@@ -147,6 +152,25 @@ def _spans(words: Words, wanted: Words) -> Iterator[Span]:
             if not rest:
                 yield begin, end + 1
                 break
+
+
+def _is_longer(errors: Errors, wordings: tuple[Words, ...]) -> bool:
+    """Whether more is heard where an argument is said: `New York` for `York`."""
+    span = _first(errors.reference, wordings)
+    if errors.wer is None or not errors.word_edits or span is None:
+        return False
+    there: list[str] = []
+    more: list[str] = []
+    for chunk in edits(errors.reference, errors.hypothesis):
+        words = errors.hypothesis[chunk.hyp_start_idx : chunk.hyp_end_idx]
+        if chunk.type == "insert" and span[0] <= chunk.ref_start_idx <= span[1]:
+            there += words
+            more += words
+        elif chunk.type in ("equal", "substitute"):
+            there += (w for i, w in enumerate(words, chunk.ref_start_idx) if span[0] <= i < span[1])
+    if "".join(there) in {"".join(wording) for wording in wordings}:
+        return False  # parted otherwise
+    return any(len(word) >= _TELLING and word not in errors.reference for word in more)
 
 
 def _around(words: Words, span: Span, numerals: frozenset[str]) -> tuple[str, str]:

@@ -78,6 +78,9 @@ def test_nothing_is_heard(hypothesis: str) -> None:
         ("Купи чёрный чай", "купи черный чай", "чёрный чай", "ru"),
         ("明天下午去北京", "明天下午去北京。", "北京", "zh"),
         ("Say ...", "say", "...", "en"),
+        ("Ask for KL350 in the shop", "ask for k l 350 in the shop", "KL350", "en"),
+        ("Call Anna at the office", "call Anna Anna at the office", "Anna", "en"),
+        ("Fly to Lisbon on Monday", "fly to Lisbon on a Monday", "Monday", "en"),
     ],
 )
 def test_an_argument_that_is_heard(transcript: str, hypothesis: str, mention: str, language: str) -> None:
@@ -92,6 +95,9 @@ def test_an_argument_that_is_heard(transcript: str, hypothesis: str, mention: st
         ("Set a timer for 5 minutes please", "set a timer for 25 minutes please", "5", "en"),
         ("Set a timer for twenty minutes please", "set a timer for twenty five minutes please", "twenty", "en"),
         ("Give me 2 milligrams of it now", "give me 2.5 milligrams of it now", "2", "en"),
+        ("What is the weather like in York today", "what is the weather like in New York today", "York", "en"),
+        ("Prescribe amoxicillin now please", "prescribe amoxicillin clavulanate now please", "amoxicillin", "en"),
+        ("Позвони сегодня Анне на работу", "позвони сегодня Анне Ивановне на работу", "Анне", "ru"),
         ("Order 5 pieces of part AX 205", "order 25 pieces of part AX 205", "5", "en"),
         ("Call Bob", "Call Rob", "Bob", "en"),
         ("Call Bob", "Call Alexandra Smith", "Bob", "en"),
