@@ -399,17 +399,18 @@ def _advance(progress: Progress, bar: Any, state: Any, started: list[tuple[float
 def _summary(dataset: DatasetManifest) -> None:
     kept = sum(split.rows for split in dataset.splits.values())
     table = Table(title=f"{dataset.name}: {kept} rows, {dataset.rows_in - kept} set aside", title_justify="left")
-    for column in ("split", "rows", "utterances", "hours", "speakers", "shards"):
+    for column in ("split", "rows", "utterances", "hours of rows", "hours of source", "speakers", "shards"):
         table.add_column(column, justify="left" if column == "split" else "right")
     for name, s in dataset.splits.items():
-        row = (s.rows, s.utterances, f"{s.seconds / 3600:.2f}", s.speakers, len(s.shards))
+        hours = (f"{seconds / 3600:.2f}" for seconds in (s.row_seconds, s.seconds))
+        row = (s.rows, s.utterances, *hours, s.speakers, len(s.shards))
         table.add_row(name, *map(str, row))
     console.print(table)
     _counts("task", dataset.tasks)
     if in_vain := without_rows(dataset):
         console.print(f"[yellow]{in_vain.rstrip()}[/yellow]")
     _counts("set aside", dataset.reasons)
-    _counts("hours by language", {k: round(v / 3600, 3) for k, v in dataset.languages.items()})
+    _counts("hours of source audio by language", {k: round(v / 3600, 3) for k, v in dataset.languages.items()})
     for model, tokens in dataset.tokens.items():
         console.print(f"{model}: {tokens.requests} requests, {tokens.prompt} tokens in, {tokens.completion} out")
     if dataset.cost is not None:

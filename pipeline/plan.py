@@ -446,8 +446,8 @@ def _some(utterances: Iterable[Utterance], limit: int, seed: int) -> Iterator[Ut
 
 def _of_no_language(counts: Counter[str]) -> list[str]:
     return [
-        f"corpus {corpus}: no language is given for {count} utterances, so their words are taken to be parted by "
-        f"spaces, and replies are not judged by language: set `language` on this corpus in the recipe"
+        f"corpus {corpus}: no language is given for {count} utterances, so they are treated as if in English, "
+        f"words parted by spaces: set `language` on this corpus in the recipe"
         for corpus, count in sorted(counts.items())
     ]
 

@@ -41,8 +41,13 @@ class Report:
 
     @property
     def hours(self) -> float:
-        """Of distinct utterances."""
+        """Of source audio: each utterance once."""
         return sum(split.seconds for split in self.dataset.splits.values()) / 3600
+
+    @property
+    def row_hours(self) -> float:
+        """Of all rows."""
+        return sum(split.row_seconds for split in self.dataset.splits.values()) / 3600
 
     @property
     def stage_seconds(self) -> dict[str, float]:
@@ -59,7 +64,8 @@ class Report:
         rows: list[tuple[str, str, Any]] = [
             ("rows", "kept", self.kept),
             ("rows", "rejected", dataset.rows_in - self.kept),
-            ("hours", "all", round(self.hours, 3)),
+            ("hours", "rows", round(self.row_hours, 3)),
+            ("hours", "source audio", round(self.hours, 3)),
         ]
         rows += [("rows of split", name, split.rows) for name, split in dataset.splits.items()]
         augmented = {name: split.augmented_rows for name, split in dataset.splits.items() if split.augmented_rows}
@@ -84,7 +90,8 @@ class Report:
         dataset = self.dataset
         parts = [
             f"# {dataset.name}",
-            f"{self.kept} rows, {self.hours:.2f} hours of audio; {dataset.rows_in - self.kept} rows set aside.",
+            f"{self.kept} rows of {self.row_hours:.2f} hours, made of {self.hours:.2f} hours of source audio; "
+            f"{dataset.rows_in - self.kept} rows set aside.",
             table(("what", "name", "value"), [tuple(row.values()) for row in self.table]),
         ]
         if not dataset.speech_verified:

@@ -317,6 +317,7 @@ class Tally:
         self.seconds = 0.0
         self.heard: set[str] = set()
         self._seen: set[str] = set()
+        self._sources: set[str] = set()
 
     def add(self, sample: Sample) -> None:
         """Counts one row."""
@@ -344,12 +345,16 @@ class Tally:
                 self.recordings.add(utterance.recording or utterance.clean_id)
             seconds = utterance.audio.seconds
             self.row_seconds += seconds
-            if utterance.id not in self._seen:
+            if utterance.effects and utterance.id not in self._seen:
                 self._seen.add(utterance.id)
-                self.seconds += seconds
-                self.augmented += seconds if utterance.effects else 0.0
-                self.languages[utterance.language or "unknown"] += seconds
-                self.licences[utterance.licence or "unknown"] += seconds
+                self.augmented += seconds
+            # A mixture, a pause and an augmented copy are no more speech than what they were made of.
+            source = 0.0 if utterance.parts or utterance.clean_id in self._sources else seconds
+            if not utterance.parts:
+                self._sources.add(utterance.clean_id)
+            self.seconds += source
+            self.languages[utterance.language or "unknown"] += source
+            self.licences[utterance.licence or "unknown"] += source
 
 
 def _in_order(counts: Mapping[str, float]) -> dict[str, Any]:

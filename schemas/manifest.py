@@ -49,7 +49,8 @@ class ShardManifest(_Manifest):
     reasons: dict[str, int]
     """Rejected rows by reason."""
     seconds: float
-    """Of distinct kept utterances."""
+    """Of source audio: distinct utterances that a kept row plays as they are, or augmented. Mixtures of them
+    and pauses cut from them count as rows only."""
     row_seconds: float
     """Of all kept rows: an utterance with two tasks counts twice."""
     augmented: float = 0.0
@@ -59,7 +60,7 @@ class ShardManifest(_Manifest):
     tasks: dict[str, int]
     """Kept rows by task."""
     languages: dict[str, float]
-    """Seconds of distinct kept utterances by language."""
+    """Seconds of source audio by language."""
     licences: dict[str, float]
     """The same by licence."""
     speakers: list[str]
@@ -79,8 +80,9 @@ class SplitSummary(_Manifest):
     utterances: int
     """Of which there is something in a kept row."""
     seconds: float
-    """Of distinct audio: a mixture or a pause counts beside what it was made of."""
+    """Of source audio: each utterance once, without mixtures of them and pauses cut from them."""
     row_seconds: float
+    """Of all rows, each with all that it plays."""
     augmented: float = 0.0
     """Seconds of distinct audio that was changed after it was recorded or spoken."""
     augmented_rows: int = 0

@@ -135,7 +135,7 @@ class TestInspect:
         assert "set aside" in said
         assert "too_long" in said
         assert "transcription" in said
-        assert "hours by language" in said
+        assert "hours of source audio by language" in said
         assert "No row of emotion, slots: no utterance fits" in said
         assert "No row of emotion, slots: " in (dataset / "README.md").read_text()
 

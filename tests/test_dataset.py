@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from pipeline.inspect import load
 from tests.building import build
 from tests.building import rows as rows_in
 
@@ -88,8 +89,12 @@ def test_no_speaker_and_no_paraphrase_is_in_both_splits(folder: Path) -> None:
 
 def test_the_card_is_true(folder: Path) -> None:
     card = (folder / "README.md").read_text()
+    kept, _ = rows_in(folder, load(folder))
     for name, rows in rows_of(folder).items():
-        assert f"| {name} | {rows} |" in card
+        speech = [u for row in kept if row.split == name for u in row.utterances]
+        of_rows = sum(u.audio.seconds for u in speech if u.audio) / 3600
+        source = sum({u.id: u.audio.seconds for u in speech if u.audio and not u.parts}.values()) / 3600
+        assert f"| {name} | {rows} | {of_rows:.2f} | {source:.2f} |" in card
     assert "too_long" in card
     assert "CC0-1.0" in card
 

@@ -84,6 +84,7 @@ def test_its_commands(clone: Path) -> None:
 
 def test_its_engines(clone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CORPORA", str(clone / "corpora"))
+    monkeypatch.setenv("KEY", "secret")
     (mine,) = [text for text in blocks("yaml") if text.startswith("name: ")]
     engines = [text for text in blocks("yaml") if text.startswith("llm: ")]
     assert len(engines) == 2

@@ -15,7 +15,7 @@ from pipeline import shards
 from pipeline.shards import DiskError, FolderInUse, ShardWriter, UnitWriter
 from schemas.manifest import SCHEMA_VERSION
 from schemas.sample import Provenance, Sample
-from schemas.utterance import Audio, Part, Utterance
+from schemas.utterance import AUGMENTED, Audio, Part, Utterance
 from tests.building import build
 from tests.conftest import ROOT
 
@@ -50,6 +50,21 @@ def test_the_manifest_accounts_for_every_row(tmp_path: Path) -> None:
     assert list(shards.read(tmp_path / manifest.kept.path)) == [r for r in rows if r.rejected is None]
     assert list(shards.read(tmp_path / manifest.rejected.path)) == [r for r in rows if r.rejected]
     assert shards.finished(tmp_path, "aa", "train", "f") == manifest
+
+
+def test_hours_of_rows_and_of_what_they_are_made_of(tmp_path: Path) -> None:
+    """A mixture, a pause and an augmented copy are rows, and no further recordings."""
+    whole = sample(0)
+    speech = whole.utterances[0]
+    mixed = replace(speech, id="c/0+c/9", parts=(Part("c/0", "c/x"), Part("c/9", "c/y")), licence="CC-BY-4.0")
+    changed = replace(speech, id=f"c/0{AUGMENTED}", effects={"gain_db": "3.0"})
+    rows = [replace(whole, id=f"r{n}", utterances=(u,)) for n, u in enumerate((speech, mixed, changed, speech))]
+    manifest = write(tmp_path, rows)
+    assert (manifest.row_seconds, manifest.seconds, manifest.augmented) == (8.0, 2.0, 2.0)
+    assert manifest.languages == {"en": 2.0}
+    assert manifest.licences == {"CC-BY-4.0": 0.0, "CC0": 2.0}, "the licence of what is heard is always named"
+    only = write(tmp_path / "only", [rows[2]])
+    assert (only.row_seconds, only.seconds) == (2.0, 2.0)
 
 
 def test_speakers_of_mixtures_count(tmp_path: Path) -> None:

@@ -94,11 +94,11 @@ class Summary:
             bars("Outcomes", self._outcomes, "kept rows that concern tools"),
             bars("Situations", self._situations, "kept rows that concern tools"),
             bars("Set aside", dataset.reasons, "rows by reason", kind="rejected"),
-            bars("Splits", splits, "kept rows, time of distinct utterances", shown=sizes),
+            bars("Splits", splits, "kept rows, time of source audio", shown=sizes),
             bars("Languages", self._languages, "speech of distinct kept utterances", shown=hours),
             bars("Voices", self.voices, "distinct kept utterances of synthetic speech"),
             snrs.histogram("Noise", noise, _DECIBELS, " dB"),
             bars("Effects", effects, "distinct kept utterances by what was done to their sound"),
-            bars("Licences", dataset.licences, "speech of distinct kept utterances", shown=licences),
+            bars("Licences", dataset.licences, "source audio, each utterance once", shown=licences),
         ]
         return [figure for figure in figures if figure is not None]

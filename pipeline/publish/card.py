@@ -47,9 +47,14 @@ def _body(dataset: DatasetManifest) -> str:
         "(`messages`, one `<|audio|>` for each recording) and where both come from.\n",
         _USE,
         table(
-            ("split", "rows", "hours of audio", "speakers"),
-            ((n, s.rows, f"{s.seconds / 3600:.2f}", s.speakers) for n, s in dataset.splits.items()),
+            ("split", "rows", "hours of rows", "hours of source audio", "speakers"),
+            (
+                (n, s.rows, f"{s.row_seconds / 3600:.2f}", f"{s.seconds / 3600:.2f}", s.speakers)
+                for n, s in dataset.splits.items()
+            ),
         ),
+        "Source audio counts each utterance once that a row plays by itself, whole; mixtures of utterances and pauses "
+        "cut from them count only as rows.\n",
         "## Tasks\n",
         table(("task", "rows"), _most_first(dataset.tasks)),
         _left_out(dataset),
@@ -58,8 +63,8 @@ def _body(dataset: DatasetManifest) -> str:
         f"Of {dataset.rows_in} rows {rows} are kept. The others are in the configuration `rejected`.\n",
         table(("reason", "rows"), _most_first(dataset.reasons)),
         "## Languages and licences\n",
-        table(("language", "hours"), _hours(dataset.languages)),
-        table(("licence", "hours"), _hours(dataset.licences)),
+        table(("language", "hours of source audio"), _hours(dataset.languages)),
+        table(("licence", "hours of source audio"), _hours(dataset.licences)),
         _augmentation(dataset),
         _tokens(dataset),
         "## What was checked\n",
