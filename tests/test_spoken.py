@@ -115,6 +115,7 @@ def test_prosody_is_kept():
         ("en", "2026-11-24", ["november 24 2026", "twenty fourth of november"]),
         ("en", "5 mg", ["5mg", "5 milligrams", "five milligrams"]),
         ("en", "BX-204-7", ["bx2047", "bx 204 7", "b x two zero four seven", "b x two oh four seven", "bx204-7"]),
+        ("en", "9503", ["ninety-five zero three", "ninety-five oh three", "nine five oh three"]),
         ("en", "Dr. Lee", ["dr lee", "doctor lee"]),
         ("en", "120", ["one hundred and twenty", "one hundred twenty", "a hundred and twenty"]),
         ("ru", "15:30", ["половина четвертого", "три тридцать", "пятнадцать часов тридцать минут", "15 30"]),

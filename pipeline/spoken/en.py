@@ -14,7 +14,7 @@ _SHORT = {m[:3]: m for m in MONTHS} | {"Sept": "September"}
 _MONTH = rf"(?P<month>(?:{'|'.join(MONTHS)})(?!\w)|(?:Jan|Feb|Mar|Apr|Jun|Jul|Aug|Sept|Sep|Oct|Nov|Dec)(?!\w)\.?)"
 _HALF = rf"(?:{SPACE}?(?P<half>[aApP])(?:m|M|\.{SPACE}?m\.|\.{SPACE}?M\.)(?!\w))"
 _AM_PM = rf"{SPACE}?[aApP](?:m|M|\.m\.|\.M\.)(?!\w)"
-_CLOCK = r"(?:[01]?[0-9]|2[0-4]):[0-5][0-9](?::[0-5][0-9])?(?![0-9:])"
+_CLOCK = r"(?:[01]?[0-9]|2[0-4]):[0-5][0-9](?::[0-5][0-9])?(?!:?[0-9])"
 _TIME = rf"(?:{_CLOCK}(?:{_AM_PM})?|(?:1[0-2]|0?[1-9]){_AM_PM})"
 _YEAR_CUES = frozenset(
     """in since year until till by from of spring summer autumn fall winter early late mid circa around before after
@@ -57,9 +57,9 @@ class English(Speaker):
                 self._month_first,
             ),
             (rf"(?P<l>{_TIME}|[1-9](?=-)|1[0-2](?=-)){SPACE}?{DASH}{SPACE}?(?P<r>{_TIME})", self._time_range),
-            (rf"(?P<h>[01]?[0-9]|2[0-4]):(?P<m>[0-5][0-9])(?::(?P<sec>[0-5][0-9]))?(?![0-9:]){_HALF}?", self._time),
+            (rf"(?P<h>[01]?[0-9]|2[0-4]):(?P<m>[0-5][0-9])(?::(?P<sec>[0-5][0-9]))?(?!:?[0-9]){_HALF}?", self._time),
             (rf"(?P<h>1[0-2]|0?[1-9]){_HALF}", self._time),
-            (r"(?P<l>[0-9]+):(?P<r>[0-9]+)(?![\w:])", self._ratio),
+            (r"(?P<l>[0-9]+):(?P<r>[0-9]+)(?!:?\w)", self._ratio),
             (r"\+[0-9](?:[ ().-]{0,2}[0-9]){6,14}(?!\w)", self._phone),
             (r"(?:1[ -])?\(?[0-9]{3}\)?[ -][0-9]{3}-[0-9]{4}(?!\w)", self._phone),
             (r"[0-9]{3}-[0-9]{4}(?![\w-])", self._phone),
@@ -87,9 +87,11 @@ class English(Speaker):
         """Dotted capitals: `U.S.B`."""
         return ".".join(letters)
 
-    def spell_out(self, code: str) -> str:
+    def spell_out(self, code: str, shortest: int = 4) -> str:
         """A lone A is no article: `A-four`."""
-        return re.sub(r"(?<![\w.]) A(?![\w.])", "-A", re.sub(r"(?<![\w.])A (?=\w)", "A-", super().spell_out(code)))
+        return re.sub(
+            r"(?<![\w.]) A(?![\w.])", "-A", re.sub(r"(?<![\w.])A (?=\w)", "A-", super().spell_out(code, shortest))
+        )
 
     def decimal(self, whole: str, decimals: str) -> str:
         """Decimals are read one by one."""

@@ -13,7 +13,7 @@ from pipeline.spoken.speaker import DASH, SPACE, Match, Rule, Speaker, words_of
 MONTHS = "janeiro fevereiro março abril maio junho julho agosto setembro outubro novembro dezembro".split()
 _MONTH = rf"(?P<month>(?i:{'|'.join(MONTHS)})(?!\w))"
 _SHORT_MONTH = rf"(?P<month>(?:{'|'.join(m[:3] for m in MONTHS)})(?!\w)\.?)"
-_TIME = r"(?:[01]?[0-9]|2[0-4])(?:h(?:[0-5][0-9])?|:[0-5][0-9])(?![\w:])"
+_TIME = r"(?:[01]?[0-9]|2[0-4])(?:h(?:[0-5][0-9])?|:[0-5][0-9])(?!:?\w)"
 _FEMININE = re.compile(r"(?:[^eo]ma|[^m]a|ção|são|dade|gem|tude|ície)$")
 _FEMININE_MANY = re.compile(r"(?:[^eo]mas|[^m]as|ções|sões|dades|gens|tudes|ícies)$")
 _ADJECTIVES = frozenset("grandes novos novas últimos últimas primeiros primeiras outros outras bons boas".split())
@@ -50,10 +50,10 @@ class Portuguese(Speaker):
             (rf"(?P<d>[0-3]?[0-9])(?P<o>[º°])?{SPACE}de{SPACE}{_MONTH}{of_year}", self._date),
             (rf"(?P<d>[0-3]?[0-9])(?P<o>[º°])?{SPACE}(?:de{SPACE})?{_SHORT_MONTH}{of_year}", self._date),
             (rf"(?P<l>{_TIME}){SPACE}?{DASH}{SPACE}?(?P<r>{_TIME})", self._time_range),
-            (r"(?P<h>[01]?[0-9]|2[0-4]):(?P<m>[0-5][0-9])(?::(?P<sec>[0-5][0-9]))?(?:h(?!\w))?(?![0-9:])", self._time),
+            (r"(?P<h>[01]?[0-9]|2[0-4]):(?P<m>[0-5][0-9])(?::(?P<sec>[0-5][0-9]))?(?:h(?!\w))?(?!:?[0-9])", self._time),
             (rf"(?P<h>[01]?[0-9]|2[0-4]){SPACE}?h{SPACE}?(?P<m>[0-5][0-9])(?:{SPACE}?min)?(?!\w)", self._time),
             (rf"(?P<h>{n}){SPACE}?hs?(?!\w)", self._hours),
-            (r"(?P<l>[0-9]+):(?P<r>[0-9]+)(?![\w:])", self._ratio),
+            (r"(?P<l>[0-9]+):(?P<r>[0-9]+)(?!:?\w)", self._ratio),
             (r"\+[0-9](?:[ ().-]{0,2}[0-9]){6,14}(?!\w)", self._phone),
             (
                 r"\(?[0-9]{2}\)?[ ][0-9]{4,5}-[0-9]{4}(?!\w)|[0-9]{4,5}-[0-9]{4}(?!\w)|0800(?:[ -][0-9]{3,4}){2}(?!\w)",
@@ -155,10 +155,10 @@ class Portuguese(Speaker):
 
     def _time(self, m: Match) -> str:
         hour, minute, second = int(m["h"]), int(m["m"]), m.groupdict().get("sec")
-        said = self._hour(hour)
+        said = self._hour(hour) if hour else "zero horas"
         if minute:
             said += f" e {self.cardinal(minute)}"
-        else:
+        elif hour:
             said += " hora" if hour == 1 else " horas"
         return said + (f" e {self.cardinal(int(second))} segundos" if second else "")
 

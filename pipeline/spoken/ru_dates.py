@@ -22,7 +22,7 @@ _YEARS = {
     "годам": "dp",
 }
 _ONE_THOUSAND = re.compile(r"^(?:одна|одной|одну) (?=тысяч)")
-_NOMINATIVE = frozenset("сегодня завтра вчера это было".split())
+_NOMINATIVE = frozenset("сегодня завтра вчера".split())
 
 
 @lru_cache(maxsize=16384)

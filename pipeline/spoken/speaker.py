@@ -29,8 +29,6 @@ _BEFORE = re.compile(r"([^\W\d_]+)[ \u00a0\u202f]+$")
 _AFTER = re.compile(r"[ \u00a0\u202f]([^\W\d_]+)")
 _PARTS = re.compile(r"[^\W\d_]+|[0-9]+|[^\w\s]|_")
 _MOST_PASSES = 8
-_NOT_PLAIN = re.compile(r"[^a-zß-öø-ÿа-яё ,-]")
-_CAPITALS = re.compile(rf"[{CAPITAL}]{{2}}")
 
 
 @lru_cache(maxsize=65536)
@@ -99,9 +97,9 @@ class Speaker:
     def say(self, text: str) -> str:
         """A text as it is said."""
         for _ in range(_MOST_PASSES):  # what one pass has said may bare something else, rarely
-            said, again = self._pass(text)
-            if not again or said == text:
-                return said
+            said = self._pass(text)
+            if said == text:
+                break
             text = said
         return text
 
@@ -118,12 +116,12 @@ class Speaker:
         self._any = re.compile(rf"(?<!\w)(?:{'|'.join(gated)})|(?P<r{len(self._rules)}>{loose.pattern})")
         self._rules.append((loose, self._loose))
 
-    def _pass(self, text: str) -> tuple[str, bool]:
-        """The text after one pass, and whether another could change it further."""
-        done, pieces, again = 0, list[str](), False
+    def _pass(self, text: str) -> str:
+        done, pieces = 0, list[str]()
         found = self._any.search(text)
         while found:
-            start, end = found.span()
+            start = found.start()
+            end = start + 1  # if no rule takes it, another sign may follow within the word
             assert found.lastgroup is not None
             for pattern, method in self._rules[int(found.lastgroup[1:]) :]:
                 inner = pattern.match(text, start)
@@ -132,14 +130,10 @@ class Speaker:
                     end = inner.end()
                     left, right = _apart(text, start, said, end)
                     pieces += [text[done:start], left, said, right]
-                    bared = left or right or (said != text[start:end] and _NOT_PLAIN.search(said))
-                    done, again = end, again or bool(bared)
+                    done = end
                     break
             found = self._any.search(text, end)
-        if not pieces:
-            return text, False
-        text = "".join([*pieces, text[done:]])
-        return text, again or _CAPITALS.search(text) is not None
+        return "".join([*pieces, text[done:]]) if pieces else text
 
     # --- around a match
 
@@ -183,6 +177,12 @@ class Speaker:
         """Digits one by one."""
         return " ".join(self.cardinal(int(digit)) for digit in digits)
 
+    def pairs(self, digits: str) -> list[str]:
+        """Digits two by two; an odd one comes first."""
+        odd = len(digits) % 2
+        two = [digits[:odd]] * odd + [digits[i : i + 2] for i in range(odd, len(digits), 2)]
+        return [self.whole(pair) for pair in two]
+
     def code_digits(self, digits: str) -> str:
         """Digits within a code: up to two as a number, others one by one."""
         return self.cardinal(int(digits)) if len(digits) < 3 and digits[0] != "0" else self.digits(digits)
@@ -203,9 +203,17 @@ class Speaker:
         if not decimals and m["n"].isdigit() and not sign:
             if len(whole) > _LONG and not whole.endswith("000"):
                 return self.digits(whole)  # an order's number rather than how many
-            if len(whole) > 2 and self.before(m) in self.lexicon.digit_cues:
+            if len(whole) > 2 and self._announced(m):
                 return self.code_digits(whole)
         return sign + self.plain(whole, decimals, m)
+
+    def _announced(self, m: Match) -> bool:
+        """Whether the one or two words before say that a number is a code."""
+        cues, last = self.lexicon.digit_cues, self.before(m)
+        if last in cues or not last:
+            return last in cues
+        before = _BEFORE.search(m.string[: m.start()].rstrip()[: -len(last)][-24:])
+        return before is not None and f"{before[1].lower()} {last}" in cues
 
     def _loose(self, m: Match) -> str:
         found = m.group()
@@ -222,21 +230,21 @@ class Speaker:
         shape = "".join("v" if c in self.vowels else "c" for c in word.lower())
         return word.casefold() not in self._spelled and ("cvc" in shape or shape.startswith("vcv"))
 
-    def run(self, letters: str) -> str:
-        """Letters within a code or an address."""
+    def run(self, letters: str, shortest: int = 4) -> str:
+        """Letters within a code or an address: spelled, unless they are long enough to be a word and look like one."""
         known = self.lexicon.parts.get(letters.lower()) or self.lexicon.words.get(letters)
         if known is not None:
             return known
         if letters.islower():
             shape = "".join("v" if c in self.vowels else "c" for c in letters)
-            word = "v" in shape and (len(letters) > 3 or (len(letters) == 3 and "cvc" in shape))
+            word = len(letters) >= shortest and ("cvc" in shape or ("v" in shape and len(letters) > 3))
             return letters if word and "cccc" not in shape else self.letters(letters.upper())
         if len(letters) > 3 and (letters.istitle() or self.readable(letters)):
             return letters
         return self.letters(letters.upper())
 
-    def spell_out(self, code: str) -> str:
-        """A code or an address: its letters, digits and the signs between them."""
+    def spell_out(self, code: str, shortest: int = 4) -> str:
+        """A code or an address: its letters, digits and the signs between them; shorter letters are no words."""
         parts, said = _PARTS.findall(code), []
         for place, part in enumerate(parts):
             if part.isdigit():
@@ -244,11 +252,11 @@ class Speaker:
             elif part in "xXхХ×" and 0 < place < len(parts) - 1 and parts[place - 1][-1].isdigit():
                 said.append(self.lexicon.separators["by"])
             else:
-                said.append(self.lexicon.separators.get(part, part) if not part.isalpha() else self.run(part))
+                said.append(self.lexicon.separators.get(part, part) if not part.isalpha() else self.run(part, shortest))
         return " ".join(said)
 
     def _address(self, m: Match) -> str:
-        return self.spell_out(re.sub(r"^(https?)://", r"\1 ", m.group()))
+        return self.spell_out(re.sub(r"^(https?)://", r"\1 ", m.group()), shortest=3)
 
     def _hardware(self, m: Match) -> str:
         pairs = re.split("[:-]", m.group())
@@ -267,7 +275,8 @@ class Speaker:
         if counted and code.islower() and counted[1][0] != "0":  # `30-minute`
             return self.counted(int(counted[1]), counted[2])
         alone = re.fullmatch(rf"([{CAPITAL}])-([1-9][0-9]?)", code)
-        return self.spell_out(alone.expand(r"\1\2") if alone else code)  # `F-16`
+        said = self.spell_out(alone.expand(r"\1\2") if alone else code)  # `F-16`
+        return None if said == code else said
 
     def counted(self, number: int, words: str) -> str:
         """`30-minute`."""

@@ -39,7 +39,10 @@ def _codes(speaker: Speaker, words: str) -> Iterator[str]:
     yield " ".join(speaker.whole(run) if _is_number(run) else speaker.run(run) for run in runs)
     yield " ".join(speaker.digits(run) if _is_number(run) else speaker.letters(run.upper()) for run in runs)
     yield " ".join(speaker.digits(run) if _is_number(run) else " ".join(run) for run in runs)
+    paired = [" ".join(speaker.pairs(run)) if _is_number(run) else speaker.run(run) for run in runs]
+    yield " ".join(paired)
     if speaker.language == "en":
+        yield " ".join(paired).replace("zero", "oh")
         yield " ".join(by_digit).replace("zero", "oh")
 
 
