@@ -17,9 +17,9 @@ from pipeline.build import Job, rows_of, unchanged
 from pipeline.filters.duplicates import COLUMNS, REASONS, Duplicates
 from pipeline.llm.base import LLM
 from pipeline.plan import Plan, Unit
-from pipeline.publish.card import card
+from pipeline.publish.card import NO_ROWS, card
 from pipeline.setup import Setup
-from schemas.arrow import FEATURES
+from schemas.arrow import FEATURES, SCHEMA
 from schemas.manifest import Agreement, DatasetManifest, Leakage, ShardManifest, SplitSummary, Tokens
 from schemas.sample import Rejection
 from schemas.utterance import AUGMENTED
@@ -222,6 +222,14 @@ def _cost(llm: LLM | None, tokens: Mapping[str, Tokens]) -> float | None:
     return round(spent / 1e6, 6)
 
 
+def _no_rows() -> bytes:
+    """An Arrow file without rows."""
+    sink = pa.BufferOutputStream()
+    pa.ipc.new_stream(sink, SCHEMA).close()
+    content: bytes = sink.getvalue().to_pybytes()
+    return content
+
+
 def _write_dataset(out: Path, dataset: DatasetManifest) -> None:
     """What makes `load_dataset(folder)` and `load_from_disk(folder)` work, then the manifest, last."""
     for split, summary in dataset.splits.items():
@@ -230,5 +238,9 @@ def _write_dataset(out: Path, dataset: DatasetManifest) -> None:
         shards.write_atomically(out / split / "dataset_info.json", json.dumps(info, indent=1).encode())
     splits = json.dumps({"splits": list(dataset.splits)}).encode()
     shards.write_atomically(out / "dataset_dict.json", splits)
+    if dataset.rejected and not dataset.splits:
+        shards.write_atomically(out / NO_ROWS, _no_rows())
+    else:
+        (out / NO_ROWS).unlink(missing_ok=True)
     shards.write_atomically(out / "README.md", card(dataset).encode())
     shards.write_atomically(out / "dataset.json", dataset.model_dump_json(indent=1).encode())

@@ -121,3 +121,21 @@ def test_a_long_recording_is_set_aside_without_its_sound(tmp_path: Path, corpus:
         "c/header": ("too_long", "90 s, at most 30 s are asked for", None),
         "c/listed": ("too_long", "60 s, at most 30 s are asked for", None),
     }
+
+
+def test_rejected_rows_are_not_taken_for_a_dataset_without_rows(tmp_path: Path, corpus: Path) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    content = f"name: none\ncorpora: [{{reader: jsonl, name: c, path: {corpus}}}]\ntasks: {{transcription: }}\n"
+    recipe.write_text(content + "filters: {duration: {shortest: 20}}\n")
+    out = tmp_path / "out"
+    manifest = build(recipe, out)
+    assert not manifest.splits
+    with pytest.raises(ValueError, match="no data"):
+        datasets.load_dataset(str(out))
+    aside = datasets.load_dataset(str(out), "rejected")
+    assert sum(len(split) for split in aside.values()) == manifest.rows_in == 24
+    assert not datasets.load_from_disk(str(out))
+    recipe.write_text(content + "split: {test: 0}\n")
+    kept = build(recipe, out).splits["train"].rows
+    assert len(datasets.load_dataset(str(out))["train"]) == kept > 0
+    assert not (out / "empty.arrow").exists()

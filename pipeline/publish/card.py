@@ -14,6 +14,8 @@ samples, sampling_rate = soundfile.read(io.BytesIO(rows[0]["audios"][0]["bytes"]
 ```
 """
 _NO_FILES = "configs: []\n"
+NO_ROWS = "empty.arrow"
+"""What stands for the rows where none is kept: else `load_dataset` would take those that were set aside for them."""
 
 
 def card(dataset: DatasetManifest) -> str:
@@ -24,6 +26,8 @@ def card(dataset: DatasetManifest) -> str:
 def _head(dataset: DatasetManifest) -> str:
     configs = ""
     kept = {split: f"{split}/shard-*.arrow" for split in dataset.splits}
+    if not kept and dataset.rejected:
+        kept = {"train": NO_ROWS}
     rejected = {file.path.split("/")[1].split("-")[0] for file in dataset.rejected}
     aside = {split: f"rejected/{split}-*.arrow" for split in sorted(rejected, reverse=True)}
     for name, files in (("default", kept), ("rejected", aside)):
