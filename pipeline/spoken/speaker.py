@@ -55,13 +55,13 @@ class Speaker:
         self._spelled = {word.casefold() for word in self.lexicon.spelled}
         lexicon = self.lexicon
         domains = any_of(lexicon.domains)
-        label = r"[^\W_](?:[\w-]*[^\W_])?"
+        label = r"[^\W_](?:[\w-]{0,62}[^\W_])?"
         n = self.number
         self._rules: list[tuple[re.Pattern[str], Callable[[Match], str | None]]] = []
         first: list[Rule] = [
             (r"https?://[^\s<>\"]*[^\s<>\".,;:!?)]", self._address),
-            (rf"[\w.+-]*\w@(?:{label}\.)+{label}", self._address),
-            (rf"(?:{label}\.)+{domains}(?::[0-9]+)?(?:/[\w./-]*\w)?(?![\w@-])", self._address),
+            (rf"[\w.+-]{{0,63}}\w@(?:{label}\.){{1,9}}{label}", self._address),
+            (rf"(?:{label}\.){{1,9}}{domains}(?::[0-9]+)?(?:/[\w./-]*\w)?(?![\w@-])", self._address),
             (r"[0-9]{1,3}(?:\.[0-9]{1,3}){3}(?:/[0-9]{1,2}|:[0-9]+)?(?!\.?[\w])", self._address),
             (r"(?:[0-9A-Fa-f]{2}[:-]){5}[0-9A-Fa-f]{2}(?!\w)", self._hardware),
         ]
