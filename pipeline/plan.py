@@ -162,7 +162,7 @@ class _Speaking:
         if not voices:
             return utterance, split
         # The second voice of a sentence is another one than the first.
-        order = sorted(voices, key=lambda v: seeds.derive(self._seed, "voice", text, v.name))
+        order = self._order(voices, text)
         voice = order[(int(number) - 1) % len(order)]
         spoken = replace(
             utterance,
@@ -171,6 +171,14 @@ class _Speaking:
             labels={**voice.labels, **utterance.labels},
         )
         return spoken, split
+
+    def _order(self, voices: list[Any], text: str) -> list[Any]:
+        """Voices by chance; those of an unseen synthesiser and the others by turns, however many there are of each."""
+        drawn = sorted(voices, key=lambda v: seeds.derive(self._seed, "voice", text, v.name))
+        pair = [[v for v in drawn if v.held_out], [v for v in drawn if not v.held_out]]
+        if seeds.share(self._seed, "unseen", text) < 0.5:
+            pair.reverse()
+        return [v for turn in itertools.zip_longest(*pair) for v in turn if v is not None]
 
     def _of(self, language: str) -> dict[str, list[Any]]:
         """The voices of a language by split."""
@@ -186,10 +194,15 @@ class _Speaking:
         return [v for v in voices if self._split_of[v.name] == split]
 
     def _divide(self, voices: Iterable[Any]) -> None:
-        """Gives voices a split by their name, once: `pt` and `pt-BR` share some, and so may two languages."""
+        """Gives voices a split by their name, once: `pt` and `pt-BR` share some, and so may two languages.
+
+        An unseen synthesiser is for test alone; where there is no test it does not speak.
+        """
         by_accent: dict[str, set[str]] = defaultdict(set)
         for voice in voices:
-            if voice.name not in self._split_of:
+            if voice.held_out:
+                self._split_of[voice.name] = "test" if self._spec.test else ""
+            elif voice.name not in self._split_of:
                 by_accent[voice.labels.get("accent", "")].add(voice.name)
         held = {name for names in by_accent.values() for name in self._held_out(names)}
         every = set().union(*by_accent.values())

@@ -34,7 +34,7 @@ from pipeline.stages.synthesize import Synthesize
 from pipeline.stages.transcribe import Transcribe
 from pipeline.tasks.base import Briefing, LLMTask, Task
 from pipeline.tools.catalogue import Catalogue
-from pipeline.tts.base import TTS
+from pipeline.tts.base import TTS, SpeechError
 from schemas.manifest import SCHEMA_VERSION
 from schemas.recipe import Recipe
 from schemas.sample import Sample
@@ -56,6 +56,8 @@ class Setup:
         self.llm: LLM | None = self._engine("llm", recipe.llm)
         self.tts: TTS | None = self._engine("tts", recipe.tts)
         self.asr: ASR | None = self._engine("asr", recipe.asr)
+        if self.tts is not None:
+            self._check_voices(self.tts)
         self.catalogues = self._catalogues()
         self.briefing = Briefing(
             self.prompts, recipe.seed, recipe.instruction_languages, recipe.split.test, self.catalogues
@@ -151,6 +153,12 @@ class Setup:
                 raise self._document.complain((kind, "api_key_env"), text)
             return engine
         return None
+
+    def _check_voices(self, tts: TTS) -> None:
+        try:
+            tts.check()
+        except SpeechError as error:
+            raise self._document.complain(("tts",), str(error)) from error
 
     def _tasks(self) -> tuple[list[Task], list[str]]:
         tasks: list[Task] = []
@@ -274,7 +282,7 @@ class Setup:
             },
             "filters": {name: f.model_dump() for name, f in self.filters},
             "duplicates": self.duplicates.model_dump() if self.duplicates else None,
-            "tts": {"engine": self.tts.engine, **self.tts.model_dump()} if self.tts else None,
+            "tts": self.tts.shaping if self.tts else None,
             "augment": self._augmentation,
             "effects": [
                 self._noises_apart if self.effects else None,
@@ -290,7 +298,7 @@ class Setup:
     def resolved(self) -> dict[str, Any]:
         """The recipe as it was used, defaults filled in; no secret and no address is in it."""
         hidden = {"base_url", "api_key_env", "executable", "environment", "arguments", "extra", "path", "audio_root"}
-        asr = self.asr
+        asr, tts = self.asr, self.tts
         return {
             **self.recipe.model_dump(exclude={"corpora", "tasks", "filters", "llm", "tts", "asr", "augment"}),
             "corpora": [
@@ -303,7 +311,7 @@ class Setup:
             "llm": {"engine": self.llm.engine, **self.llm.model_dump(exclude=hidden), "model": self.llm.model_name}
             if self.llm
             else None,
-            "tts": {"engine": self.tts.engine, **self.tts.model_dump()} if self.tts else None,
+            "tts": {"engine": tts.engine, **tts.model_dump(exclude=hidden), "model": tts.model_name} if tts else None,
             "asr": {"engine": asr.engine, **asr.model_dump(exclude=hidden | {"file"}), "model": asr.model_name}
             if asr
             else None,
@@ -333,6 +341,8 @@ class Setup:
             companions=max((task.companions for task in self.tasks), default=0),
             limit=limit,
         )
+        if self.tts is not None and spoken:
+            plan.warnings += self.tts.left_out
         if not plan.utterances:
             raise CorpusError(f"{', '.join(self.readers)}: not one utterance is in them")
         return plan
@@ -358,7 +368,7 @@ class Setup:
         longest = next((f.longest for _, f in self.filters if isinstance(f, Duration)), math.inf)
         stages: list[tuple[str, Stage]] = [("decode", Decode(self.readers, instruct.hears_companions, longest))]
         if self.tts is not None:
-            stages.append(("synthesize", Synthesize(self.tts)))
+            stages.append(("synthesize", Synthesize(self.tts, recipe.seed, memo, workers)))
         before = [f for _, f in self.filters if f.before_tasks]
         stages.append(("check_speech", Checks(before, _is_said)))
         stages.append(("instruct", instruct))
@@ -371,7 +381,7 @@ class Setup:
         stages.append(("check_replies", Checks(written)))
         writing = frozenset(task.key for task in self.tasks if task.writes_queries)
         if writing and self.tts is not None:
-            stages.append(("voice", Synthesize(self.tts)))
+            stages.append(("voice", Synthesize(self.tts, recipe.seed, memo, workers)))
             stages.append(("check_voice", Checks(before, lambda sample: sample.task in writing)))
         # After all that judges recordings, which must not be blamed for what is done here.
         if recipe.augment is not None:

@@ -273,3 +273,26 @@ def test_a_corpus_without_a_language_is_told(tmp_path: Path) -> None:
     (told,) = [w for w in plan(known + unknown, tmp_path, 0.0).warnings if "language" in w]
     assert "corpus d: no language is given for 3 utterances" in told
     assert "set `language` on this corpus" in told
+
+
+def test_an_unseen_synthesiser_is_for_test_alone(tmp_path: Path) -> None:
+    engine = plugins.load("tts", "espeak")()
+    given_ = [replace(sentence(n, 1), language=("en", "pt-BR", "ru")[n % 3]) for n in range(1800)]
+    held = {v.name for tag in ("en", "pt", "ru") for v in engine.voices(tag) if v.held_out}
+    got = planned(plan(given_, tmp_path / "a", 0.2, voices=engine.voices))
+    by_split = {split: [u.voice for s, u in got if s == split] for split in ("train", "test")}
+    assert not held & set(by_split["train"])
+    share = sum(voice in held for voice in by_split["test"]) / len(by_split["test"])
+    assert 0.35 < share < 0.65, "half of the test, however many voices it has"
+    alone = planned(plan(given_, tmp_path / "b", 0.0, voices=engine.voices))
+    assert not held & {u.voice for _, u in alone}, "without a test it does not speak"
+
+
+def test_two_voices_of_a_sentence_in_test_are_of_both_synthesisers(tmp_path: Path) -> None:
+    engine = plugins.load("tts", "espeak")()
+    given_ = [sentence(n, voice) for n in range(300) for voice in (1, 2)]
+    kinds: dict[str | None, set[bool]] = {}
+    for split, u in planned(plan(given_, tmp_path, 0.2, voices=engine.voices)):
+        if split == "test":
+            kinds.setdefault(u.recording, set()).add("klatt" in (u.voice or ""))
+    assert all(kind == {True, False} for kind in kinds.values())
