@@ -15,7 +15,7 @@ from typing import Any
 from pipeline.text import normalise
 from pipeline.tools import calendar
 from pipeline.tools.catalogue import Catalogue, call, canonical
-from pipeline.tools.grammar import Chain, Exchange, Grammar
+from pipeline.tools.grammar import Chain, Exchange, Grammar, Short
 from pipeline.tools.matching import Accepted
 from pipeline.tools.patterns import Patterns, Slot, Words, render, sentence
 from pipeline.tools.results import Result, simulate
@@ -39,6 +39,7 @@ OUTCOMES = {
 _FIRST_DAY = dt.date(2026, 1, 1)
 _DAYS = 730
 _TRIES = 4000  # drawings until one belongs to the split; in a split of 5 % one in 400 does
+_REDRAWN = 20  # times, where two slots draw the same
 Admits = Callable[[str, str], bool]
 """Whether something of a kind (`call`, `said`) may appear in the split that is written for."""
 
@@ -290,10 +291,19 @@ class Speaker:
         dialogue.assistant(sentence(self._said(chain.answer.choose(self._rng), known)))
 
     def _missing_argument(self, dialogue: Dialogue) -> None:
-        name = self._rng.choice([n for n, t in self._grammar.tools.items() if t.short])
-        tool, phrases = self._scene.catalogue.tools[name], self._grammar.tools[name]
-        short = self._rng.choice(phrases.short)
-        need = phrases.need[short.argument]
+        # The other split may have all that one way of asking gives: there are others, and other tools.
+        ways = [(name, short) for name, tool in self._grammar.tools.items() for short in tool.short]
+        self._rng.shuffle(ways)
+        for name, short in ways:
+            try:
+                self._lacking(dialogue, name, short)
+            except NothingLeft:
+                continue
+            return
+        raise NothingLeft("no request that lacks something belongs to this split")
+
+    def _lacking(self, dialogue: Dialogue, name: str, short: Short) -> None:
+        tool, need = self._scene.catalogue.tools[name], self._grammar.tools[name].need[short.argument]
         words, values, text = self._until_admitted(short.say, lambda _: tool)
         for _ in range(_TRIES):
             reply = need.answer.choose(self._rng)
@@ -427,11 +437,20 @@ class Speaker:
         raise NothingLeft("no phrasing belongs to this split")
 
     def _values(self, words: Words, tool: Callable[[str], Any]) -> dict[str, Value]:
+        """A value for each slot; slots of one pool get different ones: nobody travels from a city to itself."""
         values: dict[str, Value] = {}
+        drawn: dict[int, list[Any]] = {}
         for word in words:
             if isinstance(word, Slot) and word.name not in values:
                 kind = tool(word.name).arguments[word.name.rpartition(".")[2]].kind
-                values[word.name] = kind.draw(self._scene.setting)
+                taken = drawn.setdefault(id(kind), [])
+                value = kind.draw(self._scene.setting)
+                for _ in range(_REDRAWN):
+                    if value.argument not in taken:
+                        break
+                    value = kind.draw(self._scene.setting)
+                taken.append(value.argument)
+                values[word.name] = value
         return values
 
     def _said(self, words: Words, values: Mapping[str, Value]) -> str:
