@@ -7,6 +7,8 @@ and no results of Prefect's: manifests are the truth.
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -33,6 +35,7 @@ from schemas.manifest import DatasetManifest
 CPUS = os.cpu_count() or 1
 FATAL = (EndpointError, OSError, Stopped)  # no other unit can succeed either
 
+_followers: dict[int, subprocess.Popen[bytes]] = {}  # by the server that they end with us
 _workers: Workers | None = None  # of the run in this process; tasks elsewhere build in place
 
 
@@ -82,6 +85,7 @@ def build_dataset(recipe: str, out: str, limit: int | None = None, workers: int 
         workers: Processes that build units.
     """
     global _workers
+    _keep_no_server()
     prepare.cache_clear()  # a process that serves flows has read the recipe for an earlier run
     setup = prepare(recipe)
     job = Job(recipe, out, fingerprint=setup.fingerprint, workers=workers)
@@ -112,6 +116,16 @@ def _collect(futures: Iterable[PrefectFuture[UnitReport]]) -> list[UnitReport]:
     if failures:
         raise UnitsFailed(failures, len(reports))
     return reports
+
+
+def _keep_no_server() -> None:
+    """Sees to it that Prefect's temporary server ends with this process, also where that is killed outright."""
+    for server in SubprocessASGIServer._instances.values():
+        process = server.server_process
+        if process is not None and process.pid not in _followers and hasattr(os, "pidfd_open"):
+            command = [sys.executable, str(Path(__file__).with_name("_follow.py")), str(process.pid)]
+            # Not in our group: what is sent to that is not meant for it. It ends with the pipe, or the server.
+            _followers[process.pid] = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
 
 
 def stop() -> None:

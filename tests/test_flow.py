@@ -242,7 +242,7 @@ def test_a_signal_ends_all_at_once_also_without_a_server(
     assert not [p.cmdline() for p in family if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
 
 
-def test_a_run_that_is_killed_takes_its_workers_and_its_llm_along(
+def test_a_run_that_is_killed_takes_all_its_processes_along(
     no_server: dict[str, str], tmp_path: Path, write_recipe: Callable[..., Path], llm_server: Callable[..., LLMServer]
 ) -> None:
     server = llm_server("--latency", "0.4")
@@ -254,14 +254,12 @@ def test_a_run_that_is_killed_takes_its_workers_and_its_llm_along(
     process.wait()
     again = run(no_server, recipe, out)
     assert again.returncode == 0, again.stderr
-    assert not [p for p in family if p.is_running() and "spawn_main" in " ".join(p.cmdline())]
+    left = psutil.wait_procs(family, timeout=20)[1] if sys.platform == "linux" else []
+    assert not [p.cmdline() for p in left if p.status() != psutil.STATUS_ZOMBIE], "Prefect's server, too, is gone"
     twice = [body for body, times in Counter(server.served).items() if times > 1]
     assert len(twice) <= 4, "only what was under way at the kill is asked for again"
     build(recipe, tmp_path / "plain")
     assert files_of(out) == files_of(tmp_path / "plain")
-    for orphan in family:  # Prefect's temporary server knows nothing of us
-        with contextlib.suppress(psutil.NoSuchProcess):
-            orphan.kill()
 
 
 @pytest.mark.parametrize(
