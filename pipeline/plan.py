@@ -143,7 +143,7 @@ class _Splitter:
         return "test" if seeds.share(self._seed, "split", key) < self._spec.test else "train"
 
 
-class _Speaking:
+class Speaking:
     """Gives text a split and a voice: a sentence is in one split, and so is a voice."""
 
     def __init__(self, voices: Any, spec: SplitSpec, seed: int) -> None:
@@ -171,6 +171,11 @@ class _Speaking:
             labels={**voice.labels, **utterance.labels},
         )
         return spoken, split
+
+    def voice(self, language: str, split: str, key: str) -> Any:
+        """A voice for something that is said in a split; None where there is none."""
+        voices = self._of(language)[split]
+        return self._order(voices, key)[0] if voices else None
 
     def _order(self, voices: list[Any], text: str) -> list[Any]:
         """Voices by chance; those of an unseen synthesiser and the others by turns, however many there are of each."""
@@ -251,7 +256,7 @@ def make_plan(
     plan = Plan(folder)
     forced = forced or {}
     splitter = _Splitter(spec, seed, forced)
-    speaking = _Speaking(voices, spec, seed) if voices is not None else None
+    speaking = Speaking(voices, spec, seed) if voices is not None else None
     if limit is not None:
         utterances = _some(utterances, limit, seed)
     files = {split: _PlanFile(folder / f"{split}.arrow", split, unit_utterances) for split in SPLITS}

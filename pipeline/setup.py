@@ -20,7 +20,7 @@ from pipeline.filters.duplicates import Duplicates
 from pipeline.filters.duration import Duration
 from pipeline.llm.base import LLM
 from pipeline.memo import Memo
-from pipeline.plan import Plan, make_plan
+from pipeline.plan import Plan, Speaking, make_plan
 from pipeline.prompting import PromptError, Prompts
 from pipeline.readers.base import CorpusError, Reader, identity
 from pipeline.readers.tool_queries import ToolQueries
@@ -30,6 +30,7 @@ from pipeline.stages.augment import Augment
 from pipeline.stages.decode import Decode
 from pipeline.stages.generate import Generate
 from pipeline.stages.instruct import Instruct
+from pipeline.stages.speak_instructions import SpeakInstructions
 from pipeline.stages.synthesize import Synthesize
 from pipeline.stages.transcribe import Transcribe
 from pipeline.tasks.base import Briefing, LLMTask, Task
@@ -58,6 +59,8 @@ class Setup:
         self.asr: ASR | None = self._engine("asr", recipe.asr)
         if self.tts is not None:
             self._check_voices(self.tts)
+        elif recipe.spoken_instructions:
+            raise document.complain(("spoken_instructions",), "name an engine that speaks them: set `tts`")
         self.catalogues = self._catalogues()
         self.briefing = Briefing(
             self.prompts, recipe.seed, recipe.instruction_languages, recipe.split.test, self.catalogues
@@ -275,7 +278,9 @@ class Setup:
             "raw": {n: r.raw.model_dump() for n, r in sorted(self.readers.items()) if r.raw is not None},
             "tasks": {t.key: t.model_dump() for t in self.tasks},
             "catalogues": {name: one.digest for name, one in self.catalogues.items()},
-            "split": self.recipe.split.test if self.catalogues else None,
+            "spoken_instructions": self.recipe.spoken_instructions,
+            # Beside the plan's: which calls and texts, and which voices, are for test.
+            "split": self.recipe.split.test if self.catalogues or self.recipe.spoken_instructions else None,
             "prompts": {
                 t.key: {name: self.prompts.get(t.key, name).digest for name in self.briefing.languages(t)}
                 for t in self.tasks
@@ -380,8 +385,14 @@ class Setup:
         written = [f for _, f in self.filters if not f.before_tasks and not f.after_voice]
         stages.append(("check_replies", Checks(written)))
         writing = frozenset(task.key for task in self.tasks if task.writes_queries)
-        if writing and self.tts is not None:
+        if recipe.spoken_instructions and self.tts is not None:
+            speaking = Speaking(self.tts.voices, recipe.split, recipe.seed)
+            stages.append(
+                ("speak_instructions", SpeakInstructions(recipe.spoken_instructions, recipe.seed, speaking.voice))
+            )
+        if (writing or recipe.spoken_instructions) and self.tts is not None:
             stages.append(("voice", Synthesize(self.tts, recipe.seed, memo, workers)))
+        if writing and self.tts is not None:
             stages.append(("check_voice", Checks(before, lambda sample: sample.task in writing)))
         # After all that judges recordings, which must not be blamed for what is done here.
         if recipe.augment is not None:
@@ -420,6 +431,7 @@ def _program() -> str:
     """Digest of our own code: a changed task or filter makes other rows of the same recipe."""
     root = Path(__file__).resolve().parent
     files = sorted(path for folder in (root, root.parent / "schemas") for path in folder.rglob("*.py"))
+    files += sorted((root.parent / "data" / "text").glob("*.yaml"))  # how numbers and the like are said
     return xxhash.xxh3_128_hexdigest(b"".join(path.read_bytes() for path in files))
 
 

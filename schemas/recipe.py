@@ -81,6 +81,8 @@ class Recipe(Options):
     """A folder whose files go before the shipped `prompts/`."""
     filters: dict[str, Mapping | Literal[False] | None] = {}
     """Options of filters, by name; `false` switches one off. Filters not named run as they are."""
+    spoken_instructions: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Share of the instructions of one line that are spoken, too; needs `tts`."""
     augment: AugmentSpec | None = None
     """What is done to the sound of utterances; nothing if omitted."""
     split: SplitSpec = SplitSpec()

@@ -16,7 +16,6 @@ from typing import Any, ClassVar
 
 import langcodes
 import orjson
-from msgspec.structs import replace
 
 from pipeline.tasks._queries import Queries
 from pipeline.tasks.base import Brief, LLMTask, Question
