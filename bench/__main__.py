@@ -1,6 +1,6 @@
 """Runs the benchmarks: all of them, or those that are named.
 
-python -m bench [--out FOLDER] [generate] [write] [plan] [memory] [resume] [decode] [tools]
+python -m bench [--out FOLDER] [generate] [write] [plan] [memory] [resume] [decode] [tools] [speak]
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import argparse
 import importlib
 from pathlib import Path
 
-NAMES = ("generate", "write", "plan", "memory", "resume", "decode", "tools")
+NAMES = ("generate", "write", "plan", "memory", "resume", "decode", "tools", "speak")
 
 
 def main() -> None:

@@ -45,7 +45,7 @@ class Espeak(TTS):
     changes_rate: ClassVar[bool] = True
     changes_pitch: ClassVar[bool] = True
 
-    at_once: PositiveInt = 64
+    at_once: PositiveInt = 128
     """Lines in one call: those of one voice are spoken together, for changing it takes time."""
 
     @cached_property
