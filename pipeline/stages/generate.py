@@ -139,8 +139,12 @@ class Generate(Stage):
         if question is None:
             return sample
         found, made = await self._attempt(question, (sample.id, "check"), sample, client, recorder)
-        tokens = {"prompt_tokens": made.prompt_tokens, "completion_tokens": made.completion_tokens}
-        sample = replace(sample, provenance=replace(sample.provenance, **tokens))
+        spent = {
+            "attempts": sample.provenance.attempts + made.attempts,
+            "prompt_tokens": made.prompt_tokens,
+            "completion_tokens": made.completion_tokens,
+        }
+        sample = replace(sample, provenance=replace(sample.provenance, **spent))
         return sample.reject(*found) if isinstance(found, Rejection) else task.checked(sample, brief, found)
 
     async def _attempt(

@@ -323,6 +323,7 @@ def test_two_requests_over_http_and_none_is_sent_again(tmp_path: Path) -> None:
         assert lost <= {row.id for row in calling}, "where nothing is called, nothing is to be found"
         for row in rows:
             times = 1 if row.situation == "no_tools" else 2
+            assert row.provenance.attempts == times
             assert (row.provenance.prompt_tokens, row.provenance.completion_tokens) == (10 * times, 5 * times)
             assert "Do request number" in row.provenance.reply
         assert run() == rows
