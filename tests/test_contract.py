@@ -47,12 +47,22 @@ NEEDED: dict[str, dict[str, Any]] = {
     "label": {"name": "age"},
     "openai": {"model": "m", "base_url": "http://localhost/v1"},
     "vllm": {"model": "m"},
+    "tts/openai": {"presets": [{"name": "a"}, {"name": "b"}], "languages": list(LANGUAGES)},
+    "tts/transformers": {"model": "m", "presets": [{"name": "a"}, {"name": "b"}], "languages": list(LANGUAGES)},
+    "tts/kokoro": {
+        "model": "m.onnx",
+        "voices_file": "v.bin",
+        "presets": [{"name": f"{n}_x"} for n in ("af", "am", "pf", "pm")],
+    },
+    "tts/piper": {"folder": "no-such-folder"},
 }
 """Options without which a plugin cannot be made."""
 
 
 def made(kind: str, name: str, **options: Any) -> Any:
-    return plugins.load(kind, name)(**(NEEDED.get(kind, {}) | NEEDED.get(name, {}) | options))
+    return plugins.load(kind, name)(
+        **(NEEDED.get(kind, {}) | NEEDED.get(name, {}) | NEEDED.get(f"{kind}/{name}", {}) | options)
+    )
 
 
 def module(kind: str, name: str) -> Any:
