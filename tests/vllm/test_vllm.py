@@ -18,7 +18,7 @@ import pytest
 from pipeline import inspect, shards
 from pipeline.endpoint import EndpointError
 from pipeline.llm.vllm import VLLM
-from schemas.replies import MultipleChoice, QuestionAnswers
+from schemas.replies import MultipleChoice, QuestionAnswers, ToolQuery
 from tests.building import rows
 from tests.conftest import ROOT
 
@@ -118,6 +118,35 @@ def test_the_flow_through_vllm(tmp_path: Path, model: Path, write_recipe: Callab
     assert "were finished before this run" in again.stdout
     assert "starting" not in again.stderr, "vLLM was started though nothing is to be asked"
     assert {p: p.stat().st_mtime_ns for p in out.rglob("shard-*")} == before
+
+
+def test_tool_queries_through_vllm(tmp_path: Path, model: Path) -> None:
+    """Both requests with their structures; what random weights say is found to be no request for the calls."""
+    quote = json.loads((model / "tokenizer.json").read_text())["model"]["vocab"]['"']
+    recipe = {
+        "name": "queries",
+        "corpora": [
+            {"reader": "tool_queries", "path": str(ROOT / "data/tools/home.json"), "queries": 10, "languages": ["en"]}
+        ],
+        "llm": {**ON_CPU, "model": str(model), "extra": {"logit_bias": {str(quote): 4.0}}},
+        "tts": {"engine": "espeak"},
+        "tasks": {"tool_call": {"most_tokens": 1000}},
+    }
+    path, out = tmp_path / "queries.yaml", tmp_path / "out"
+    path.write_text(json.dumps(recipe))
+    command = [sys.executable, "-m", "pipeline.cli", "build", str(path), "--out", str(out), "--workers", "1"]
+    subprocess.run(command, check=True, cwd=ROOT, timeout=540)
+    assert not servers(model), "vLLM was left running"
+    kept, rejected = rows(out, inspect.load(out))
+    assert len({s.utterances[0].id for s in kept + rejected}) == 10
+    reasons = Counter(s.rejected for s in kept + rejected)
+    whole = [s for s in kept + rejected if s.provenance.reply.strip().endswith("}")]
+    for sample in whole:
+        ToolQuery.model_validate_json(sample.provenance.reply)
+    assert len(whole) >= 5, reasons
+    checked = [s for s in whole if s.situation and s.situation != "no_tools"]
+    assert any(s.provenance.attempts > 1 for s in checked), "the second request was sent"
+    assert not any(s.outcome == "tool_call" for s in kept), "noise asks for no call"
 
 
 def test_vllm_dies_with_its_run(tmp_path: Path, model: Path) -> None:
