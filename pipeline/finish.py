@@ -67,45 +67,53 @@ def _without_duplicates(
     So the verdicts depend on nothing but the rows: not on what an earlier run with other units said,
     and not on how far a killed one came.
     """
-    tables, messages, origin = [], [], []
-    before: list[tuple[str | None, str]] = []
+    columns: dict[str, list[pa.Array]] = defaultdict(list)  # views of the files: a corpus's rows are many
+    tables: list[pa.Table] = []
     for index, manifest in enumerate(made):
         for batch in _sound(out, manifest):
             tables.append(_judged_by(batch))
-            messages.append(batch["messages"])
-            units = pa.array([index] * batch.num_rows, pa.int32())
-            origin.append(pa.table([units, batch["position"]], ["unit", "position"]))
-            before += zip(batch["rejected"].to_pylist(), batch["detail"].to_pylist(), strict=True)
+            for name in ("messages", "rejected", "detail", "position"):
+                columns[name].append(batch[name])
+            columns["unit"].append(pa.array(np.full(batch.num_rows, index, np.int32)))
     if not tables:
         return made
+    unit, position = (pa.chunked_array(columns[name]).to_numpy() for name in ("unit", "position"))
+    messages, rejected, detail = (pa.chunked_array(columns[name]) for name in ("messages", "rejected", "detail"))
     # The order in which the first of equals is kept: that of the plan.
-    places = pa.concat_tables(origin)
-    order = pc.sort_indices(places, sort_keys=[("unit", "ascending"), ("position", "ascending")])
-    places, contents = places.take(order), pa.chunked_array(messages).take(order)
+    order = np.lexsort((position, unit))
     found: dict[int, Rejection] = {}
     if duplicates is not None:
-        rows = pa.concat_tables(tables).take(order)
-        found = duplicates.find(rows, lambda row: [str(m["content"]) for m in contents[row].as_py()])
+        rows = pa.concat_tables(tables)
+        rows = rows if np.array_equal(order, np.arange(len(order))) else rows.take(pa.array(order))
+        found = duplicates.find(rows, lambda row: [str(m["content"]) for m in messages[int(order[row])].as_py()])
+    verdicts = {int(order[row]): verdict for row, verdict in found.items()}
     changed: dict[int, dict[int, Rejection | None]] = defaultdict(dict)
-    for row, earlier in enumerate(order.to_pylist()):
-        verdict, (reason, detail) = found.get(row), before[earlier]
-        if verdict != (None if reason is None else Rejection(reason, detail)):
-            changed[places["unit"][row].as_py()][places["position"][row].as_py()] = verdict
+    for row in {*verdicts, *np.flatnonzero(rejected.is_valid().to_numpy()).tolist()}:
+        reason, verdict = rejected[row].as_py(), verdicts.get(row)
+        if verdict != (None if reason is None else Rejection(reason, detail[row].as_py())):
+            changed[int(unit[row])][int(position[row])] = verdict
     return [shards.judged(out, m, changed[i], rows_per_batch) if i in changed else m for i, m in enumerate(made)]
 
 
 def _judged_by(batch: pa.RecordBatch) -> pa.Table:
     """The columns that a duplicate is told by. An augmented utterance goes by what it was made of."""
-    first = pc.list_element(batch["utterances"], 0)
-    name, clean = pc.struct_field(first, "id"), pc.struct_field(first, "clean_digest")
+    utterances = batch["utterances"]
+    alone = (
+        len(utterances.flatten()) == batch.num_rows and pc.all(pc.equal(pc.list_value_length(utterances), 1)).as_py()
+    )
+    first = utterances.flatten() if alone else pc.list_element(utterances, 0)  # a view, rather than a copy
+    name, digest, clean = (pc.struct_field(first, field) for field in ("id", "digest", "clean_digest"))
     copy = pc.and_(pc.is_valid(clean), pc.ends_with(name, AUGMENTED))
+    if clean.null_count < len(clean):
+        name = pc.if_else(copy, pc.utf8_slice_codeunits(name, 0, -len(AUGMENTED)), name)
+        digest = pc.coalesce(clean, digest)
     columns = {
         "id": batch["id"],
         "task": batch["task"],
-        "utterance": pc.if_else(copy, pc.utf8_slice_codeunits(name, 0, -len(AUGMENTED)), name),
+        "utterance": name,
         "copy": copy,
         "transcript": pc.struct_field(first, "transcript"),
-        "digest": pc.coalesce(clean, pc.struct_field(first, "digest")),
+        "digest": digest,
         "fingerprint": pc.struct_field(first, "fingerprint"),
     }
     return pa.table([columns[column] for column in COLUMNS], names=list(COLUMNS))

@@ -12,11 +12,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 import datasets
+import numpy as np
 import psutil
+import pyarrow as pa
 import pytest
 
+from pipeline import finish as finishing
 from pipeline import inspect, shards
+from pipeline.filters.duplicates import Duplicates
 from pipeline.shards import DiskError
+from schemas.conversation import Message
+from schemas.sample import Sample
+from schemas.utterance import Audio, Utterance
 from tests.building import build, files_of
 from tests.conftest import ROOT
 
@@ -130,3 +137,23 @@ def test_the_keeper_of_a_server_lets_nothing_but_the_pipe_end_it(tmp_path: Path,
     keeper.wait(timeout=20)
     psutil.wait_procs([kept], timeout=20)
     assert not kept.is_running() or kept.status() == psutil.STATUS_ZOMBIE
+
+
+def test_looking_for_duplicates_takes_little_memory(tmp_path: Path) -> None:
+    """What a row costs is its keys, not its texts: those stay in the files."""
+    rng = np.random.default_rng(3)
+    said = "some words that were said and answered " * 20
+    with shards.UnitWriter(tmp_path, "aa", "train", 64) as writer:
+        for n in range(3000):
+            heard = Audio(b"x", 2.0, 16_000, 1, "WAV/PCM_16", -3.0, -20.0, 0.0, f"{n:032x}", rng.bytes(31))
+            speech = Utterance(f"c/{n}", "c", f"{n} {said}", "en", f"c/s{n % 9}", audio=heard)
+            messages = (Message("user", "<|audio|>"), Message("assistant", f"{n} {said}"))
+            writer.add(Sample(f"c/{n}:t:0", (speech,), "train", "t", messages=messages, position=n))
+        made = [writer.finish("f", 3000)]
+    pool = pa.proxy_memory_pool(before := pa.default_memory_pool())
+    pa.set_memory_pool(pool)
+    try:
+        assert finishing._without_duplicates(tmp_path, made, Duplicates(), 64) == made
+    finally:
+        pa.set_memory_pool(before)
+    assert pool.max_memory() < 3000 * 100, "a row holds 1,600 bytes of text"

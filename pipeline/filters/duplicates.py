@@ -18,6 +18,7 @@ from typing import Annotated, Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import xxhash
 from pydantic import Field, PositiveInt
 
 from pipeline.audio import FINGERPRINT_BITS
@@ -26,12 +27,14 @@ from schemas.recipe import Options
 from schemas.sample import Rejection
 
 Ints = npt.NDArray[np.int64]
+Keys = npt.NDArray[np.uint64]
 Bytes = npt.NDArray[np.uint8]
 
 _BYTES = FINGERPRINT_BITS // 8
 _BAND = 4  # bytes of a fingerprint that are compared as one
 _SMALL_GROUP = 64  # utterances of equal transcript are compared each with each up to here
 _REACH = 8  # neighbours that are compared in larger groups
+_AT_ONCE = 4096  # values that are objects at the same time
 
 REASONS = frozenset({"duplicate_audio", "near_duplicate_audio", "duplicate_sample", "repeated_response"})
 COLUMNS = ("id", "task", "utterance", "copy", "transcript", "digest", "fingerprint")
@@ -59,45 +62,44 @@ class Duplicates(Options):
                 the id, digest and fingerprint of the clean utterance; `copy` says that its row is there, too.
             messages: The contents of a row's messages.
         """
-        utterance, first_row = _numbered(rows["utterance"])
-        names = rows["utterance"].take(pa.array(first_row))
-        copies = self._copies(rows.take(pa.array(first_row)), names)
+        utterance, first_row = _numbered(_keys(rows["utterance"]))
+        copies = self._copies(rows, first_row)
         found = {int(row): copies[int(utterance[row])] for row in np.flatnonzero(np.isin(utterance, list(copies)))}
         found |= self._examples(rows, utterance, messages, found)
         if self.same_response is not None:
             found |= self._responses(rows, messages, found)
         return found
 
-    def _copies(self, utterances: pa.Table, names: pa.ChunkedArray) -> dict[int, Rejection]:
+    def _copies(self, rows: pa.Table, first_row: Ints) -> dict[int, Rejection]:
         """Utterances that are copies of earlier ones, by their number."""
-        digest, first = _numbered(utterances["digest"])
+        digest, first = _numbered(_keys(rows["digest"])[first_row])
         copies = {
-            int(place): Rejection("duplicate_audio", f"the same samples as {names[int(first[digest[place]])]}")
+            int(place): Rejection(
+                "duplicate_audio", f"the same samples as {rows['utterance'][int(first_row[first[digest[place]]])]}"
+            )
             for place in np.flatnonzero(first[digest] != np.arange(len(digest)))
         }
-        return copies | self._near(utterances, names, copies) if self.near else copies
+        return copies | self._near(rows, first_row, copies) if self.near else copies
 
-    def _near(self, utterances: pa.Table, names: pa.ChunkedArray, exact: dict[int, Rejection]) -> dict[int, Rejection]:
-        whole = [i for i, f in enumerate(utterances["fingerprint"].to_pylist()) if f and len(f) == _BYTES]
-        places = np.array([i for i in whole if i not in exact], np.int64)
+    def _near(self, rows: pa.Table, first_row: Ints, exact: dict[int, Rejection]) -> dict[int, Rejection]:
+        whole, prints = _prints(rows["fingerprint"])
+        places = np.flatnonzero(whole[first_row] & ~np.isin(np.arange(len(first_row)), list(exact)))
         if len(places) < 2:
             return {}
-        chosen = utterances.take(pa.array(places))
-        prints = np.frombuffer(b"".join(chosen["fingerprint"].to_pylist()), np.uint8).reshape(-1, _BYTES)
-        spoken, _ = _numbered(pa.chunked_array([pa.array(map(normalise, chosen["transcript"].to_pylist()))]))
-        earlier_of: dict[int, set[int]] = defaultdict(set)
-        for a, b in _candidates(prints, spoken):
-            earlier_of[max(a, b)].add(min(a, b))
+        chosen = first_row[places]
+        prints = prints[chosen]
+        spoken = _keys(rows["transcript"], normalise)[chosen]
+        near: dict[int, dict[int, int]] = defaultdict(dict)
+        for a, b, distance in _pairs(prints, spoken, self.bits):
+            near[max(a, b)][min(a, b)] = distance
         copies: dict[int, Rejection] = {}
-        for later in sorted(earlier_of):
-            for earlier in sorted(earlier_of[later]):
-                if int(places[earlier]) in copies:
-                    continue  # only what is kept can make others copies
-                distance = int(np.bitwise_count(prints[earlier] ^ prints[later]).sum())
-                if distance <= self.bits:
-                    text = f"{distance} of {FINGERPRINT_BITS} bits from {names[int(places[earlier])]}"
-                    copies[int(places[later])] = Rejection("near_duplicate_audio", text)
-                    break
+        for later in sorted(near):
+            # Only what is kept can make others copies.
+            origin = next((e for e in sorted(near[later]) if int(places[e]) not in copies), None)
+            if origin is not None:
+                name = rows["utterance"][int(chosen[origin])]
+                text = f"{near[later][origin]} of {FINGERPRINT_BITS} bits from {name}"
+                copies[int(places[later])] = Rejection("near_duplicate_audio", text)
         return copies
 
     def _examples(
@@ -107,7 +109,7 @@ class Duplicates(Options):
         messages: Callable[[int], list[str]],
         found: dict[int, Rejection],
     ) -> dict[int, Rejection]:
-        task, _ = _numbered(rows["task"])
+        task, _ = _numbered(_keys(rows["task"]))
         kind = 2 * task + rows["copy"].to_numpy()
         twins: dict[int, Rejection] = {}
         for group in _groups(utterance * (int(kind.max(initial=0)) + 1) + kind):
@@ -125,13 +127,13 @@ class Duplicates(Options):
         self, rows: pa.Table, messages: Callable[[int], list[str]], found: dict[int, Rejection]
     ) -> dict[int, Rejection]:
         assert self.same_response is not None
-        seen: dict[tuple[str, bool, str], int] = defaultdict(int)
+        seen: dict[int, int] = defaultdict(int)
         over: dict[int, Rejection] = {}
-        for row, (task, copy) in enumerate(zip(*(rows[name].to_pylist() for name in ("task", "copy")), strict=True)):
+        for row, (task, copy) in enumerate(zip(_values(rows["task"]), _values(rows["copy"]), strict=True)):
             if row in found:
                 continue
             response = messages(row)[-1]
-            key = task, copy, normalise(response)
+            key = _key(f"{task}\0{copy}\0{normalise(response)}")
             seen[key] += 1
             if seen[key] > self.same_response:
                 text = f"{seen[key]} rows of {task} answer {response[:80]!r}, {self.same_response} may"
@@ -139,33 +141,62 @@ class Duplicates(Options):
         return over
 
 
-def _numbered(column: pa.ChunkedArray) -> tuple[Ints, Ints]:
+def _key(text: str) -> int:
+    """64 bits that stand for a text: a dataset's rows are many, and two of them equal by chance are not."""
+    return xxhash.xxh3_64_intdigest(text.encode())
+
+
+def _values(column: pa.ChunkedArray) -> Iterator[Any]:
+    """The values of a column, of which a piece at a time is made into objects."""
+    for chunk in column.chunks:
+        for begin in range(0, len(chunk), _AT_ONCE):
+            yield from chunk.slice(begin, _AT_ONCE).to_pylist()
+
+
+def _keys(column: pa.ChunkedArray, change: Callable[[str], str] = str) -> Keys:
+    return np.fromiter((_key(change(text or "")) for text in _values(column)), np.uint64, len(column))
+
+
+def _prints(column: pa.ChunkedArray) -> tuple[npt.NDArray[np.bool_], Bytes]:
+    """Which rows have a whole fingerprint, and the bytes of each."""
+    whole, prints = np.zeros(len(column), np.bool_), np.zeros((len(column), _BYTES), np.uint8)
+    for row, content in enumerate(_values(column)):
+        if content and len(content) == _BYTES:
+            whole[row] = True
+            prints[row] = np.frombuffer(content, np.uint8)
+    return whole, prints
+
+
+def _numbered(keys: Keys) -> tuple[Ints, Ints]:
     """Each value as the number of its first appearance, and the rows of these."""
-    codes = column.combine_chunks().dictionary_encode().indices.to_numpy().astype(np.int64)
-    _, first = np.unique(codes, return_index=True)  # codes count up in the order of appearance
-    return codes, first
+    _, first, codes = np.unique(keys, return_index=True, return_inverse=True)
+    order = np.argsort(first, kind="stable")
+    numbers = np.empty(len(order), np.int64)
+    numbers[order] = np.arange(len(order))
+    return numbers[codes], first[order]
 
 
-def _candidates(prints: Bytes, spoken: Ints) -> Iterator[tuple[int, int]]:
-    """Pairs that may be near: equal in one of some bands, or alike in what is said."""
+def _pairs(prints: Bytes, spoken: Keys, bits: int) -> Iterator[tuple[int, int, int]]:
+    """Near pairs with their distance, among those equal in one of some bands, or alike in what is said."""
     for begin in range(0, _BYTES - _BAND + 1, _BAND):
         band = np.ascontiguousarray(prints[:, begin : begin + _BAND]).view(np.uint32).ravel()
-        yield from _pairs(band)
-    yield from _pairs(spoken)
+        yield from _near_pairs(band, prints, bits)
+    yield from _near_pairs(spoken, prints, bits)
 
 
-def _pairs(keys: npt.NDArray[Any]) -> Iterator[tuple[int, int]]:
+def _near_pairs(keys: npt.NDArray[Any], prints: Bytes, bits: int) -> Iterator[tuple[int, int, int]]:
     for group in _groups(keys):
         reach = len(group) if len(group) <= _SMALL_GROUP else _REACH
-        for i, a in enumerate(group):
-            for b in group[i + 1 : i + reach]:
-                yield int(a), int(b)
+        for i, a in enumerate(group[:-1]):
+            others = group[i + 1 : i + reach]
+            distances = np.bitwise_count(prints[a] ^ prints[others]).sum(axis=1)
+            for place in np.flatnonzero(distances <= bits):
+                yield int(a), int(others[place]), int(distances[place])
 
 
 def _groups(keys: npt.NDArray[Any]) -> Iterator[Ints]:
     """Places with equal keys, where there are two or more."""
     order = np.argsort(keys, kind="stable")
-    edges = np.flatnonzero(np.diff(keys[order])) + 1
-    for group in np.split(order, edges):
-        if len(group) > 1:
-            yield group
+    edges = np.concatenate([[0], np.flatnonzero(np.diff(keys[order])) + 1, [len(keys)]])
+    for place in np.flatnonzero(np.diff(edges) > 1):
+        yield order[edges[place] : edges[place + 1]]
