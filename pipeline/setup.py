@@ -145,7 +145,7 @@ class Setup:
                 there = f"; there are: {', '.join(plugins.names(kind))}"
                 raise self._document.missing("engine", values, (kind,), there)
             model = self._document.plugin(kind, name, (kind, "engine"))
-            for key in ("model", "executable", "file"):
+            for key in ("model", "executable", "file", "folder", "vocoder"):
                 if isinstance(values.get(key), str) and (key == "file" or values[key].startswith((".", "/", "~", "$"))):
                     with self._problems:
                         values[key] = self._document.resolve(values[key], (kind, key))

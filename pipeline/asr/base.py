@@ -5,15 +5,15 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-import xxhash
 from pydantic import PositiveInt
 
 from pipeline.audio import Samples, samples_of
 from pipeline.text import base
+from pipeline.weights import content_of as content_of
 from schemas.recipe import Options
 from schemas.sample import Rejection
 from schemas.utterance import Audio
@@ -112,18 +112,3 @@ class ASR(Options):
         Raises:
             ASRError, EndpointError: The engine cannot work on any.
         """
-
-
-@lru_cache(maxsize=4)
-def content_of(model: str) -> str:
-    """Digest of a model's folder: other weights under the same name are another model. '' for names on the Hub."""
-    folder = Path(model)
-    if not folder.is_dir():
-        return ""
-    state = xxhash.xxh3_128()
-    for path in sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.startswith(".")):
-        state.update(path.relative_to(folder).as_posix().encode())
-        with open(path, "rb", buffering=0) as stream:
-            while block := stream.read(2**20):
-                state.update(block)
-    return state.hexdigest()

@@ -1,4 +1,4 @@
-"""Any OpenAI-compatible endpoint for speech, or a list of equal ones: vLLM, Kokoro-FastAPI, Speaches, hosted APIs.
+"""Any OpenAI-compatible endpoint for speech, or a list of equal ones: vLLM, Kokoro-FastAPI, hosted APIs.
 
 Source: platform.openai.com/docs/api-reference/audio/createSpeech. Licences of model and voices are what the
 recipe says: no server can be asked.
