@@ -64,7 +64,8 @@ def _body(dataset: DatasetManifest) -> str:
         _left_out(dataset),
         without_rows(dataset),
         "## Set aside\n",
-        f"Of {dataset.rows_in} rows {rows} are kept. The others are in the configuration `rejected`.\n",
+        f"Of {dataset.rows_in} rows {rows} are kept. The others are in the configuration `rejected`; "
+        "where there is no sound to be had, an entry of `audios` is null.\n",
         table(("reason", "rows"), _most_first(dataset.reasons)),
         "## Languages and licences\n",
         table(("language", "hours of source audio"), _hours(dataset.languages)),
