@@ -39,6 +39,7 @@ OUTCOMES = {
 _FIRST_DAY = dt.date(2026, 1, 1)
 _DAYS = 730
 _TRIES = 4000  # drawings until one belongs to the split; in a split of 5 % one in 400 does
+_ADDRESS = 3  # words that a greeting or "if you please" has at most
 _REDRAWN = 20  # times, where two slots draw the same
 Admits = Callable[[str, str], bool]
 """Whether something of a kind (`call`, `said`) may appear in the split that is written for."""
@@ -239,14 +240,15 @@ class Speaker:
         self._served(dialogue, [request])
 
     def _parallel(self, dialogue: Dialogue) -> None:
-        for _ in range(_TRIES):
+        for attempt in range(_TRIES):
             first, one, heard = self._asked(self._plain, any_text=True)
             second, two, heard_too = self._asked(self._plain, any_text=True)
-            if first.contradicts(second):
+            if first.contradicts(second) or (attempt < _REDRAWN and _addresses(two)):
                 continue
-            ending = one.rstrip(".")
-            two = two[:1].lower() + two[1:] if not two.startswith(("I ", "I'")) else two
-            text = sentence(self._phrases(self._rng, "joint", first=ending, second=two))
+            ending = sentence(one).rstrip(".")
+            after = _within(two, [words for _, words in heard_too])
+            text = sentence(self._phrases(self._rng, "joint", first=_closed(ending), second=after))
+            text = text.replace(",,", ",").replace(",.", ".")
             if "?" not in ending and self._scene.admits_text(text):
                 dialogue.user(text, [*heard, *heard_too])
                 self._served(dialogue, [first, second])
@@ -307,7 +309,7 @@ class Speaker:
         words, values, text = self._until_admitted(short.say, lambda _: tool)
         for _ in range(_TRIES):
             reply = need.answer.choose(self._rng)
-            more = self._values(reply, lambda _: tool)
+            more = self._values(reply, lambda _: tool, values)
             request = Request(name, {**values, **more})
             answer = sentence(self._said(reply, more))
             if self._scene.admits_call(request) and self._scene.admits_text(answer):
@@ -364,7 +366,7 @@ class Speaker:
                 continue
             text = phrase(words, values, name)
             if text is not None and (any_text or self._scene.admits_text(text)):
-                return request, sentence(text), list(_mentions(words, values, name))
+                return request, text if any_text else sentence(text), list(_mentions(words, values, name))
         raise NothingLeft(f"no request of {self._scene.catalogue.name} belongs to this split")
 
     def _plain(self, words: Words, values: dict[str, Value], tool: str) -> str | None:
@@ -381,6 +383,8 @@ class Speaker:
             form = slot.form
             if wrong.argument == values[slot.name].argument or wrong.say(form) == values[slot.name].say(form):
                 continue
+            if any(isinstance(v.argument, list) and len(v.argument) > 1 for v in (wrong, values[slot.name])):
+                continue  # "ports 1 and 2, no, 3": which of them?
             at = words.index(slot)
             tail = self._phrases(self._rng, "correction", value=values[slot.name].say(form))
             wrongly = f"{wrong.say(form)}{'' if tail[:1] in ',.;' else ' '}{tail}"
@@ -394,13 +398,11 @@ class Speaker:
         places = [i for i, word in enumerate(words) if isinstance(word, Slot) and i > 0]
         filler = self._phrases(self._rng, "filler").rstrip(".,")
         if not places or self._rng.random() < 0.3:
-            text = self._said(words, values)
-            return (
-                f"{filler}, {text[:1].lower() if not text.startswith(('I ', 'I’', 'I' + chr(39))) else 'I'}{text[1:]}"
-            )
+            begins = [words[0]] if isinstance(words[0], Slot) else []
+            return f"{filler}, {_within(self._said(words, values), [self._said([w], values) for w in begins])}"
         at = self._rng.choice(places)
         before = words[at - 1]
-        mark = "" if isinstance(before, str) and before.rstrip().endswith(",") else ","
+        mark = "" if isinstance(before, str) and before.rstrip().endswith(tuple(",.:;?!")) else ","
         head = [*words[: at - 1], f"{before.rstrip()}{mark} {filler}, "] if isinstance(before, str) else [*words[:at]]
         return self._said([*head, *words[at:]], values)
 
@@ -436,12 +438,22 @@ class Speaker:
                 return words, values, text
         raise NothingLeft("no phrasing belongs to this split")
 
-    def _values(self, words: Words, tool: Callable[[str], Any]) -> dict[str, Value]:
-        """A value for each slot; slots of one pool get different ones: nobody travels from a city to itself."""
+    def _values(
+        self, words: Words, tool: Callable[[str], Any], known: Mapping[str, Value] | None = None
+    ) -> dict[str, Value]:
+        """A value for each slot; slots of one pool get different ones: nobody travels from a city to itself.
+
+        Values that are known already, from what was said before, stay as they are.
+        """
+        known = known or {}
         values: dict[str, Value] = {}
         drawn: dict[int, list[Any]] = {}
+        for name, value in known.items():
+            drawn.setdefault(id(tool(name).arguments[name.rpartition(".")[2]].kind), []).append(value.argument)
         for word in words:
-            if isinstance(word, Slot) and word.name not in values:
+            if isinstance(word, Slot) and word.name in known:
+                values[word.name] = known[word.name]
+            elif isinstance(word, Slot) and word.name not in values:
                 kind = tool(word.name).arguments[word.name.rpartition(".")[2]].kind
                 taken = drawn.setdefault(id(kind), [])
                 value = kind.draw(self._scene.setting)
@@ -460,6 +472,26 @@ class Speaker:
         """Chains go on only when all goes well: with the first of the results that a tool may give."""
         variants = self._scene.catalogue.results.get(tool)
         return variants[0].name if variants else "ok"
+
+
+def _within(text: str, values: Sequence[str]) -> str:
+    """A sentence as it goes on after other words: small, but for "I", abbreviations, and values as they are written."""
+    first = text.partition(" ")[0].rstrip(",.:;!?")
+    shouts = first == "I" or first.startswith(("I'", "I’")) or (len(first) > 1 and first.isupper())
+    keeps = shouts or text.startswith(tuple(values))
+    return text if keeps else text[:1].lower() + text[1:]
+
+
+def _addresses(text: str) -> bool:
+    """Whether a sentence begins by greeting or calling somebody: `Hi, ...` stands in no second sentence."""
+    head, comma, _ = text.partition(",")
+    return bool(comma) and len(head.split()) <= _ADDRESS
+
+
+def _closed(text: str) -> str:
+    """With a comma after a last part that one has before it: `..., please, and ...`."""
+    _, comma, tail = text.rpartition(",")
+    return f"{text}," if comma and len(tail.split()) <= _ADDRESS and tail.replace(" ", "").isalpha() else text
 
 
 def _mentions(words: Words, values: Mapping[str, Value], tool: str | None = None) -> Iterator[tuple[str, str]]:

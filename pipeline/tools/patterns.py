@@ -19,13 +19,17 @@ from typing import NamedTuple
 
 _MARK = re.compile(r"[()\[\]|]|\{[^{}]*\}|<[^<>]*>|[^()\[\]|{}<>]+|.")
 _SLOT = re.compile(r"([A-Za-z_][\w.]*)(?::([\w#.]+))?")
+_QUOTES = tuple("«“„\"'")
 _SPACE_BEFORE = re.compile(r"\s+([,.;:!?])")
 _CHOSEN = 60  # phrasings of each list of patterns that are looked at
 _ASKING = re.compile(
-    r"(?:can|could|would|will) (?:you|we|I)\b|(?:можешь|можете|не мог)|(?:pode|podes|poderia|consegue|consegues)\b",
+    r"(?:[^,.?!:]{1,30}, ){0,2}"  # a greeting, a hesitation
+    r"(?:(?:can|could|would|will) (?:you|we|I)|можешь|можете|не мог(?:л[аи])? бы"
+    r"|pode|podes|poderia|consegue|consegues)\b",
     re.I,
 )
-_DEEPEST = 12  # pieces within pieces; more is a circle
+_DEEPEST = 40  # brackets within brackets
+_LONGEST = 500  # parts of a phrasing: pieces within pieces would else grow without bounds
 
 
 class PatternError(ValueError):
@@ -68,13 +72,15 @@ def parse(text: str) -> Sequence_:
         PatternError: A bracket is open, or a slot's name is none.
     """
     marks = _MARK.findall(text)
-    nodes, rest = _options(marks, 0, text)
+    nodes, rest = _options(marks, 0, text, 0)
     if rest != len(marks):
         raise PatternError(f"{text!r}: {marks[rest]!r} closes nothing")
     return nodes[0] if len(nodes) == 1 else (Choice(tuple(nodes)),)
 
 
-def _options(marks: Sequence[str], at: int, text: str) -> tuple[list[Sequence_], int]:
+def _options(marks: Sequence[str], at: int, text: str, depth: int) -> tuple[list[Sequence_], int]:
+    if depth > _DEEPEST:
+        raise PatternError(f"{text[:60]!r}...: brackets are nested too deep: {_DEEPEST} are allowed")
     options: list[list[Node]] = [[]]
     while at < len(marks):
         mark = marks[at]
@@ -84,7 +90,7 @@ def _options(marks: Sequence[str], at: int, text: str) -> tuple[list[Sequence_],
         if mark == "|":
             options.append([])
         elif mark in "([":
-            inner, at = _options(marks, at, text)
+            inner, at = _options(marks, at, text, depth + 1)
             if at >= len(marks) or marks[at] != {"(": ")", "[": "]"}[mark]:
                 raise PatternError(f"{text!r}: {mark!r} is not closed")
             at += 1
@@ -98,6 +104,8 @@ def _options(marks: Sequence[str], at: int, text: str) -> tuple[list[Sequence_],
             if len(mark) < 3:
                 raise PatternError(f"{text!r}: {mark!r} is no piece: <name> is expected")
             options[-1].append(Piece(mark[1:-1].strip()))
+        elif mark in ("}", ">"):
+            raise PatternError(f"{text!r}: {mark!r} closes nothing")
         else:
             options[-1].append(mark)
     return [tuple(option) for option in options], at
@@ -120,12 +128,14 @@ class Patterns:
         self._pieces = pieces
 
     def check(self) -> None:
-        """Whether all pieces are there, none is within itself, and words keep apart from values.
+        """Whether all pieces are there, none is within itself, phrasings end, and words keep apart from values.
 
         Raises:
             PatternError: They do not.
         """
-        self._missing(self._root.options, 0)
+        self._missing(self._root.options, (), set())
+        if self.longest > _LONGEST:
+            raise PatternError(f"a phrasing would have {self.longest} parts; {_LONGEST} are allowed")
         for number in range(_CHOSEN):
             for left, right in pairwise(self.choose(random.Random(number))):
                 if (isinstance(left, Slot) and _ends_apart(right)) or (
@@ -134,18 +144,22 @@ class Patterns:
                     both = "".join(word if isinstance(word, str) else f"{{{word.name}}}" for word in (left, right))
                     raise PatternError(f"{both!r} would stick together: a space is missing, perhaps within brackets")
 
-    def _missing(self, sequences: Sequence[Sequence_], depth: int) -> None:
+    def _missing(self, sequences: Sequence[Sequence_], within: tuple[str, ...], seen: set[str]) -> None:
         for sequence in sequences:
             for node in sequence:
                 if isinstance(node, Choice):
-                    self._missing(node.options, depth)
+                    self._missing(node.options, within, seen)
                 elif isinstance(node, Piece):
                     if node.name not in self._pieces:
                         known = ", ".join(sorted(self._pieces)) or "none"
                         raise PatternError(f"there is no piece <{node.name}>; there are: {known}")
-                    if depth > _DEEPEST:
+                    if node.name in within:
                         raise PatternError(f"the piece <{node.name}> is within itself")
-                    self._missing(self._pieces[node.name]._root.options, depth + 1)
+                    if len(within) > _DEEPEST:
+                        raise PatternError(f"pieces are nested too deep at <{node.name}>: {_DEEPEST} are allowed")
+                    if node.name not in seen:
+                        self._missing(self._pieces[node.name]._root.options, (*within, node.name), seen)
+                        seen.add(node.name)
 
     def choose(self, rng: random.Random) -> Words:
         """A phrasing with its slots."""
@@ -195,6 +209,16 @@ class Patterns:
         return found
 
     @cached_property
+    def longest(self) -> int:
+        """Of how many parts, words or values, a phrasing may be."""
+        return self._longest(self._root)
+
+    def _longest(self, node: Node) -> int:
+        if isinstance(node, Choice):
+            return max(sum(self._longest(part) for part in option) for option in node.options)
+        return self._pieces[node.name].longest if isinstance(node, Piece) else 1
+
+    @cached_property
     def size(self) -> int:
         """How many phrasings there are, values aside."""
         return self._size(self._root)
@@ -220,7 +244,8 @@ def sentence(text: str) -> str:
     """With a capital letter and a mark at its end where they are missing."""
     first = text.partition(" ")[0]
     if not any(c.isdigit() for c in first):  # rtr-fra-02 is written so
-        text = text[:1].upper() + text[1:]
+        begin = 1 if text[:1] in _QUOTES else 0
+        text = text[:begin] + text[begin : begin + 1].upper() + text[begin + 1 :]
     if text.endswith((".", "?", "!", "…")):
         return text
     return f"{text}?" if _ASKING.match(text) else f"{text}."
