@@ -407,6 +407,7 @@ def _summary(dataset: DatasetManifest) -> None:
         table.add_row(name, *map(str, row))
     console.print(table)
     _counts("task", dataset.tasks)
+    _counts("outcome", dataset.outcomes)
     if in_vain := without_rows(dataset):
         console.print(f"[yellow]{in_vain.rstrip()}[/yellow]")
     _counts("set aside", dataset.reasons)

@@ -46,7 +46,7 @@ def finish(job: Job, plan: Plan) -> DatasetManifest:
     shards.discard_strays(out, made)
     dataset = _dataset_manifest(out, setup, plan, made)
     leakage = dataset.leakage
-    shared = (leakage.speakers_in_both + leakage.recordings_in_both + leakage.instructions_in_both)[:5]
+    shared = [name for names in leakage.model_dump().values() for name in names][:5]
     if shared:
         raise LeakageError(f"train and test share {', '.join(shared)}: the dataset is not finished")
     _write_dataset(out, dataset)
@@ -141,6 +141,7 @@ def _dataset_manifest(out: Path, setup: Setup, plan: Plan, made: list[ShardManif
     speakers = {split: {s for m in of_split[split] for s in m.speakers} for split in shards.SPLITS}
     recordings = {split: {r for m in of_split[split] for r in m.recordings} for split in shards.SPLITS}
     instructions = {split: {s for m in of_split[split] for s in m.instructions} for split in shards.SPLITS}
+    queries = {split: {s for m in of_split[split] for s in m.queries} for split in shards.SPLITS}
     tokens = _tokens(made)
     agreement = _agreement(out, made)
     return DatasetManifest(
@@ -166,6 +167,8 @@ def _dataset_manifest(out: Path, setup: Setup, plan: Plan, made: list[ShardManif
         rows_in=sum(sum(rows_of(m)) for m in made),
         reasons=_sum(m.reasons for m in made),
         tasks=_sum(m.tasks for m in made),
+        outcomes=_sum(m.outcomes for m in made),
+        voices=_sum(m.voices for m in made),
         tasks_left_out=setup.tasks_left_out,
         languages=_sum(m.languages for m in made),
         licences=_sum(m.licences for m in made),
@@ -175,6 +178,7 @@ def _dataset_manifest(out: Path, setup: Setup, plan: Plan, made: list[ShardManif
             speakers_in_both=sorted(set.intersection(*speakers.values())),
             recordings_in_both=sorted(set.intersection(*recordings.values())),
             instructions_in_both=sorted(set.intersection(*instructions.values())),
+            queries_in_both=sorted(set.intersection(*queries.values())),
         ),
         speech_verified=bool(agreement),
         agreement=agreement,

@@ -29,6 +29,7 @@ import xxhash
 from msgspec.structs import replace
 from pydantic import ValidationError
 
+from pipeline.text import normalise
 from schemas.arrow import SCHEMA, from_batch, to_batch
 from schemas.manifest import SCHEMA_VERSION, ShardFile, ShardManifest, Tokens
 from schemas.sample import Rejection, Sample
@@ -310,6 +311,9 @@ class Tally:
         self.speakers: set[str] = set()
         self.recordings: set[str] = set()
         self.instructions: set[str] = set()
+        self.queries: set[str] = set()
+        self.outcomes: Counter[str] = Counter()
+        self.voices: dict[str, float] = defaultdict(float)
         self.tokens: dict[str, Counter[str]] = {}
         self.row_seconds = 0.0
         self.augmented = 0.0
@@ -333,6 +337,9 @@ class Tally:
         self.tasks[sample.task] += 1
         if made.instruction:
             self.instructions.add(made.instruction)
+        if sample.outcome:
+            self.outcomes[sample.outcome] += 1
+            self.queries |= queries(sample)
         self.augmented_rows += any(utterance.effects for utterance in sample.utterances)
         for utterance in sample.utterances:
             assert utterance.audio is not None, f"{sample.id} is kept without audio"
@@ -345,6 +352,8 @@ class Tally:
                 self.recordings.add(utterance.recording or utterance.clean_id)
             seconds = utterance.audio.seconds
             self.row_seconds += seconds
+            if (delivery := utterance.delivery) is not None:
+                self.voices[f"{delivery.engine}, {delivery.licence or 'licence unknown'}"] += seconds
             if utterance.effects and utterance.id not in self._seen:
                 self._seen.add(utterance.id)
                 self.augmented += seconds
@@ -355,6 +364,21 @@ class Tally:
             self.seconds += source
             self.languages[utterance.language or "unknown"] += source
             self.licences[utterance.licence or "unknown"] += source
+
+
+def queries(sample: Sample) -> set[str]:
+    """Digests of what is said to an assistant that has tools, and of the calls that it makes."""
+    said = (normalise(utterance.transcript) for utterance in sample.utterances)
+    calls = (f"{call.name}{_sorted(call.arguments)}" for message in sample.messages for call in message.tool_calls)
+    return {xxhash.xxh3_64_hexdigest(text.encode()) for text in (*said, *calls)}
+
+
+def _sorted(arguments: str) -> str:
+    """A JSON object's text, equal for equal objects."""
+    try:
+        return json.dumps(json.loads(arguments), sort_keys=True)
+    except json.JSONDecodeError:  # kept where the filter that would object is switched off
+        return arguments
 
 
 def _in_order(counts: Mapping[str, float]) -> dict[str, Any]:
@@ -444,6 +468,9 @@ class UnitWriter:
             licences=_in_order(tally.licences),
             speakers=sorted(tally.speakers),
             recordings=sorted(tally.recordings),
+            queries=sorted(tally.queries),
+            outcomes=_in_order(tally.outcomes),
+            voices=_in_order(tally.voices),
             instructions=sorted(tally.instructions),
             tokens={model: Tokens(**count) for model, count in sorted(tally.tokens.items())},
         )

@@ -67,6 +67,12 @@ class ShardManifest(_Manifest):
     """Of kept rows; of mixtures, all who speak in them."""
     recordings: list[str]
     """Of kept rows whose speakers nobody knows: these are what their split was drawn by."""
+    queries: list[str]
+    """Digests of what is said and called in kept rows about tools: none is in both splits."""
+    outcomes: dict[str, int]
+    """Kept rows about tools by outcome."""
+    voices: dict[str, float]
+    """Seconds of synthetic speech in kept rows by engine and licence: `espeak, GPL-3.0-or-later`."""
     instructions: list[str]
     """Ids of the instruction paraphrases in kept rows."""
     tokens: dict[str, Tokens]
@@ -97,6 +103,7 @@ class Leakage(_Manifest):
     speakers_in_both: list[str]
     recordings_in_both: list[str]
     instructions_in_both: list[str]
+    queries_in_both: list[str]
 
 
 class Agreement(_Manifest):
@@ -127,6 +134,10 @@ class DatasetManifest(_Manifest):
     """Equals kept plus rejected rows."""
     reasons: dict[str, int]
     tasks: dict[str, int]
+    outcomes: dict[str, int]
+    """Kept rows about tools by outcome."""
+    voices: dict[str, float]
+    """Seconds of synthetic speech in kept rows by engine and licence."""
     tasks_left_out: list[str]
     """Tasks of the recipe that need an LLM where the recipe names none."""
     languages: dict[str, float]

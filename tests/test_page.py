@@ -175,10 +175,12 @@ def written(folder: Path, rows: list[Sample], unit: int = 25, batch: int = 8) ->
         planned_utterances=len(rows),
         rows_in=len(rows),
         **{name: dict(counts) for name, counts in total.items()},
+        outcomes={},
+        voices={},
         tasks_left_out=[],
         tokens={},
         cost=None,
-        leakage=Leakage(speakers_in_both=[], recordings_in_both=[], instructions_in_both=[]),
+        leakage=Leakage(speakers_in_both=[], recordings_in_both=[], instructions_in_both=[], queries_in_both=[]),
         speech_verified=True,
     )
     (folder / "dataset.json").write_text(manifest.model_dump_json())

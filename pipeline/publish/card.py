@@ -63,6 +63,7 @@ def _body(dataset: DatasetManifest) -> str:
         table(("task", "rows"), _most_first(dataset.tasks)),
         _left_out(dataset),
         without_rows(dataset),
+        _tools(dataset),
         "## Set aside\n",
         f"Of {dataset.rows_in} rows {rows} are kept. The others are in the configuration `rejected`; "
         "where there is no sound to be had, an entry of `audios` is null.\n",
@@ -70,10 +71,12 @@ def _body(dataset: DatasetManifest) -> str:
         "## Languages and licences\n",
         table(("language", "hours of source audio"), _hours(dataset.languages)),
         table(("licence", "hours of source audio"), _hours(dataset.licences)),
+        _voices(dataset),
         _augmentation(dataset),
         _tokens(dataset),
         "## What was checked\n",
-        "No speaker, no recording of an unknown speaker and no instruction is in both train and test. "
+        "No speaker, no recording of an unknown speaker, no instruction, no query for tools and no call is in both "
+        "train and test. "
         + (
             ""
             if dataset.speech_verified
@@ -106,6 +109,20 @@ def _left_out(dataset: DatasetManifest) -> str:
     if not dataset.tasks_left_out:
         return ""
     return f"Left out, because the recipe names no LLM: {', '.join(dataset.tasks_left_out)}.\n"
+
+
+def _tools(dataset: DatasetManifest) -> str:
+    """What is right to do where tools are concerned."""
+    if not dataset.outcomes:
+        return ""
+    return "## Requests for tools\n\n" + table(("outcome", "rows"), _most_first(dataset.outcomes))
+
+
+def _voices(dataset: DatasetManifest) -> str:
+    """Who has spoken what nobody recorded."""
+    if not dataset.voices:
+        return ""
+    return "## Synthetic speech\n\n" + table(("engine and licence", "hours of rows"), _hours(dataset.voices))
 
 
 def _agreement(dataset: DatasetManifest) -> str:

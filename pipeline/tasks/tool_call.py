@@ -167,16 +167,20 @@ class ToolCall(Queries, LLMTask):
 
     def _plan_dependent(self, scene: Scene, plan: Plan) -> None:
         chain = scene.rng.choice([c for g in scene.catalogue.grammars.values() for c in g.chains])
-        first = scene.request(chain.first)
         variants = scene.catalogue.results.get(chain.first)
-        result = scene.result(first, variants[0].name if variants else None)
-        values = scene.request(chain.second).values
-        for name, path in chain.links.items():
-            linked = result.at(path)
-            values = values | {name: Value(linked, (linked,), {"": str(linked)})}
+        for _ in range(200):
+            first = scene.request(chain.first)
+            result = scene.result(first, variants[0].name if variants else None)
+            found = {name: result.at(path) for name, path in chain.links.items()}
+            linked = {name: Value(content, (content,), {"": str(content)}) for name, content in found.items()}
+            second = Request(chain.second, scene.request(chain.second).values | linked)
+            if scene.admits_call(second):
+                break
+        else:
+            raise NothingLeft("no chain of calls belongs to this split")
         plan.lacking = ", ".join(chain.links)
         plan.requests, plan.results = [first], [result]
-        self._plan_request(scene, plan, Request(chain.second, values))
+        self._plan_request(scene, plan, second)
 
     def _plan_correction(self, scene: Scene, plan: Plan) -> None:
         for _ in range(200):

@@ -129,8 +129,7 @@ def test_no_query_and_no_call_is_in_both_splits(name: str, language: str) -> Non
     seen: dict[str, set[str]] = {"train": set(), "test": set()}
     for sample in kept(name, language):
         seen[sample.split] |= {normalise(u.transcript) for u in sample.utterances}
-        if sample.situation != "dependent":
-            seen[sample.split] |= {f"{c.name}{canonical(c.arguments)}" for c in calls(sample)}
+        seen[sample.split] |= {f"{c.name}{canonical(c.arguments)}" for c in calls(sample)}
     assert seen["test"]
     assert not seen["train"] & seen["test"]
 
