@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from pipeline.audio import SAMPLING_RATE, Samples
-from pipeline.tts._espeak import Memory, Speaker, setting_of
+from pipeline.tts._espeak import Speaker, setting_of
+from pipeline.tts._memory import Memory
 from pipeline.tts.base import Line, SpeechError
 from pipeline.tts.espeak import Espeak
 from tests.conftest import ROOT
