@@ -16,13 +16,16 @@ from msgspec.structs import replace
 
 from pipeline.audio import SAMPLING_RATE, Samples, samples_of
 from pipeline.memo import Memo
+from pipeline.recipes import RecipeError
+from pipeline.setup import prepare
 from pipeline.stages._plausible import implausible
 from pipeline.stages.synthesize import Synthesize
 from pipeline.tts.base import TTS, Heard, Line, SpeechError, Voice, ignore, licences, restrictions
 from pipeline.tts.espeak import Espeak
 from schemas.sample import Rejection, Sample
 from schemas.utterance import AudioSource, Utterance
-from tests.examples import LANGUAGES, sentences
+from tests.building import build, rows
+from tests.examples import LANGUAGES, ROOT, sentences
 
 SHORT = {
     "en": "Stop. Yes. Go! Six. Help! Lights off. Next song. Shh. Fish. No. Sixty-six. Up.",
@@ -363,3 +366,57 @@ def test_licences_of_things_used_together() -> None:
 def test_options_that_cannot_be(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
         Espeak(**wrong)
+
+
+# Recipes.
+
+
+def recipe(folder: Path, tts: str) -> str:
+    path = folder / "spoken.yaml"
+    path.write_text(
+        f"name: spoken\ncorpora:\n- {{reader: sentences, path: {ROOT / 'data' / 'text'}, languages: [en]}}\n"
+        f"tts: {tts}\ntasks: {{transcription: }}\n"
+    )
+    prepare.cache_clear()
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("tts", "told"),
+    [
+        ("{engine: espeak, only_voices: [en-us+f11]}", r"spoken.yaml:4: tts: only_voices: .*Did you mean 'en-us\+f1'"),
+        ("{engine: espeak, forbid: [copyleft]}", "spoken.yaml:4: tts: forbid: no voice of espeak is left"),
+        ("{engine: espeak, forbid: [commercial]}", "spoken.yaml:4: tts.forbid"),
+        ("{engine: espeak, rate: [2, 1]}", r"spoken.yaml:4: tts.rate: .*\[1, 2\]"),
+        ("{engine: espeak, voices: [en-us+f1]}", "tts.voices: unknown key.*only_voices"),
+        ("{engine: transformers, model: suno/bark}", "tts: licence: say which licence suno/bark has"),
+        ("{engine: piper, folder: .}", "tts: folder: .* holds no voice of Piper"),
+    ],
+)
+def test_a_recipe_that_cannot_speak_is_refused_before_any_work(tts: str, told: str, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=told):
+        prepare(recipe(tmp_path, tts))
+
+
+def test_the_options_that_shape_speech_shape_the_rows(tmp_path: Path) -> None:
+    plain = prepare(recipe(tmp_path, "{engine: espeak}")).fingerprint
+    for other in (
+        "rate: [1, 1]",
+        "pitch: [1, 1]",
+        "only_voices: [en-us+f1, en-us+f2, en-us+f3]",
+        "forbid: [share-alike]",
+    ):
+        assert prepare(recipe(tmp_path, f"{{engine: espeak, {other}}}")).fingerprint != plain
+    assert prepare(recipe(tmp_path, "{engine: espeak, at_once: 7}")).fingerprint == plain, "a call's size does not"
+
+
+def test_a_dataset_says_who_has_spoken(tmp_path: Path) -> None:
+    built = build(Path(recipe(tmp_path, "{engine: espeak}")), tmp_path / "out")
+    assert list(built.voices) == ["espeak, GPL-3.0-or-later"]
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "espeak, GPL-3.0-or-later" in card
+    kept, _ = rows(tmp_path / "out", built)
+    in_train = {s.utterances[0].voice or "" for s in kept if s.split == "train"}
+    assert len(in_train) > 10
+    assert not any("klatt" in voice for voice in in_train)
+    assert all(s.utterances[0].spoken and s.utterances[0].delivery for s in kept)

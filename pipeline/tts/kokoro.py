@@ -1,4 +1,4 @@
-"""Kokoro, in the process, through the package `kokoro-onnx`: small, quick on a CPU, natural, in eight languages.
+"""Kokoro, in the process, through the package `kokoro-onnx`: small, natural, quick on a CPU, in 8 languages.
 
 Source: github.com/thewh1teagle/kokoro-onnx, whose releases bring `kokoro-v1.0.onnx` and `voices-v1.0.bin`; the
 model is hexgrad/Kokoro-82M. Licence of model and voices: Apache-2.0; the package (MIT) phonemises with eSpeak NG.

@@ -60,8 +60,16 @@ class Transformers(Presets):
 
     @cached_property
     def identity(self) -> bytes:
-        shaping = [content_of(self.model), self.dtype, self.batch, content_of(self.folder or "")]
-        shaping += [Path(self.vocoder).name, content_of(self.vocoder), self.generation]
+        together = (self.batch, self.at_once if self.batch > 1 else 1)  # who is beside whom
+        vocoder = [Path(self.vocoder).name, content_of(self.vocoder)]
+        shaping = [
+            content_of(self.model),
+            self.dtype,
+            together,
+            content_of(self.folder or ""),
+            vocoder,
+            self.generation,
+        ]
         return super().identity + json.dumps(shaping, sort_keys=True).encode()
 
     @property
