@@ -8,12 +8,14 @@ and no path in it is opened.
 
 from __future__ import annotations
 
+import codecs
 import datetime as dt
 import hashlib
 import itertools
 import json
 import random
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Annotated, Any
@@ -22,14 +24,18 @@ import orjson
 from msgspec.structs import replace
 from pydantic import Field, ValidationError
 
+from pipeline.plugins import nearest
 from pipeline.tools import grammar, matching, validation
 from pipeline.tools.errors import CatalogueError
-from pipeline.tools.values import KIND, Kind, Pool, Setting, Value, draw, from_schema
+from pipeline.tools.values import KIND, Kind, Listing, Object, Pool, Setting, Value, draw, from_schema
 from schemas.conversation import ToolCall, ToolSpec
 from schemas.recipe import Options
 
 SHIPPED = Path(__file__).resolve().parent.parent.parent / "data" / "tools"
+_DEEPEST = 12  # kinds of value within kinds, or the JSON of their entries
+_LANGUAGE = re.compile(r"[a-z]{2,3}")
 _TRIALS = 12  # values that are drawn of each argument to see whether its schema allows them
+_KINDS = frozenset("pool integer number quantity money date time code list object".split())
 _SAMPLE_DAY = dt.date(2026, 3, 14)
 
 
@@ -134,8 +140,8 @@ class Catalogue:
     def _tools(self) -> Iterator[Tool]:
         seen: set[str] = set()
         for index, entry in enumerate(self._file.tools):
-            function = entry.get("function", entry) if isinstance(entry, dict) else {}
-            name = str(function.get("name", f"tools[{index}]"))
+            function = entry.get("function", entry)
+            name = str(function.get("name", f"tools[{index}]") if isinstance(function, dict) else f"tools[{index}]")
             problem = validation.schema_problem(entry)
             if problem is not None:
                 raise self.fail(name, problem)
@@ -147,10 +153,14 @@ class Catalogue:
     def _arguments(self, tool: str, function: Mapping[str, Any]) -> Iterator[tuple[str, Argument]]:
         parameters = function.get("parameters") or {}
         required = set(parameters.get("required", ()))
-        for name, schema in parameters.get("properties", {}).items():
+        shared = {key: parameters[key] for key in ("$defs", "definitions") if key in parameters}
+        for name, content in parameters.get("properties", {}).items():
             where = f"{tool}.{name}"
+            schema = {**(content if isinstance(content, dict) else {} if content else {"not": {}}), **shared}
             given = self._file.values.get(where)
-            kind = from_schema(schema) if given is None else self._kind(given, f"values.{where}")
+            kind = (
+                self._from_schema(schema, parameters, where) if given is None else self._kind(given, f"values.{where}")
+            )
             if kind is None and name in required:
                 raise self.fail(
                     where,
@@ -161,13 +171,25 @@ class Catalogue:
                 self._check_values(where, schema, kind)
             yield name, Argument(name, schema, name in required, kind)
 
+    def _from_schema(self, schema: Mapping[str, Any], parameters: Mapping[str, Any], where: str) -> Kind | None:
+        try:
+            return from_schema(schema, parameters)
+        except ValueError as error:
+            why = _told(error.errors()[0]) if isinstance(error, ValidationError) else str(error)
+            raise self.fail(where, f"no value can be drawn from the bounds of its schema: {why}") from error
+
     def _check_values(self, where: str, schema: Mapping[str, Any], kind: Kind) -> None:
+        for place, inner, pool in _pools(where, schema, kind):
+            for listed in pool.listed():
+                problem = validation.value_problem(listed, inner)
+                if problem is not None:
+                    raise self.fail(place, f"the value {_short(listed)} is not as the schema says: {problem}")
         languages = kind.languages() or {"en"}
         for language, number in itertools.product(sorted(languages), range(_TRIALS)):
             setting = Setting(language, _SAMPLE_DAY, random.Random(number))
             try:
                 value = kind.draw(setting)
-            except (IndexError, KeyError, ValueError) as error:
+            except (ArithmeticError, LookupError, ValueError) as error:
                 raise self.fail(where, f"no value can be drawn in {language!r}: {error}") from error
             for accepted in value.accepted:
                 problem = validation.value_problem(_first(accepted), schema)
@@ -182,14 +204,14 @@ class Catalogue:
             return self.pools[content] if hasattr(self, "pools") else self._kind(self._file.pools[content], where)
         if where.startswith("pools.") and not (isinstance(content, dict) and "kind" in content):
             content = {"kind": "pool", "entries": content}
+        if _is_deeper(content, 4 * _DEEPEST) or _is_deeper(content := self._with_pools(content, where), _DEEPEST):
+            raise self.fail(where, f"this is nested too deep: {_DEEPEST} levels are allowed")
         try:
-            made: Kind = KIND.validate_python(self._with_pools(content, where))
+            made: Kind = KIND.validate_python(content)
         except ValidationError as error:
             first = error.errors()[0]
-            keys = ".".join(str(key) for key in first["loc"])
-            raise self.fail(f"{where}.{keys}".rstrip("."), f"{first['msg']}, not {_short(first['input'])}") from error
-        if isinstance(made, Pool) and not made.entries:
-            raise self.fail(where, "the pool is empty")
+            place = ".".join([where, *_keys(first["loc"], where)])
+            raise self.fail(place, f"{_told(first)}, not {_short(first['input'])}") from error
         return made
 
     def _with_pools(self, content: Any, where: str) -> Any:
@@ -217,7 +239,8 @@ class Catalogue:
         slots = {f"{tool.name}.{name}" for tool in self.tools.values() for name in tool.arguments}
         for where in self._file.values:
             if where not in slots:
-                raise self.fail(f"values.{where}", f"there is no such argument; there are: {', '.join(sorted(slots))}")
+                known = ", ".join(sorted(slots)) or "none"
+                raise self.fail(f"values.{where}", f"there is no such argument; there are: {known}")
         for name in self._file.results:
             if name not in there:
                 raise self.fail(f"results.{name}", f"there is no such tool; there are: {', '.join(sorted(there))}")
@@ -228,13 +251,20 @@ class Catalogue:
 
     def _variants(self, tool: str, content: Any) -> list[Variant]:
         entries = content if isinstance(content, list) else [{"result": content}]
-        made = []
+        if not entries:
+            raise self.fail(f"results.{tool}", "at least one result is expected")
+        made: dict[str, Variant] = {}
         for index, entry in enumerate(entries):
+            where = f"results.{tool}[{index}]" if isinstance(content, list) else f"results.{tool}"
             if not isinstance(entry, dict) or "result" not in entry or set(entry) - {"name", "weight", "result"}:
-                raise self.fail(f"results.{tool}[{index}]", "an object with name, weight and result is expected")
-            result = self._template(entry["result"], f"results.{tool}", self.tools[tool])
-            made.append(Variant(str(entry.get("name", "ok")), float(entry.get("weight", 1.0)), result))
-        return made
+                raise self.fail(where, "an object with name, weight and result is expected")
+            name, weight = str(entry.get("name", "ok")), entry.get("weight", 1.0)
+            if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight < 1e9:
+                raise self.fail(f"{where}.weight", f"a number above 0 is expected, not {_short(weight)}")
+            if name in made:
+                raise self.fail(f"{where}.name", f"two results are called {name!r}: each name may stand once")
+            made[name] = Variant(name, float(weight), self._template(entry["result"], where, self.tools[tool]))
+        return list(made.values())
 
     def _template(self, content: Any, where: str, tool: Tool) -> Any:
         """A result with its directives read: `{$argument: name}` and `{$draw: pool or kind}`."""
@@ -248,8 +278,10 @@ class Catalogue:
         if len(content) != 1 or directives[0] not in ("$argument", "$draw"):
             raise self.fail(where, f"{directives[0]} is no directive: $argument or $draw is expected, alone")
         if "$argument" in content:
-            if content["$argument"] not in tool.arguments:
-                raise self.fail(where, f"the tool {tool.name} has no argument {content['$argument']!r}")
+            if not isinstance(content["$argument"], str) or content["$argument"] not in tool.arguments:
+                known = ", ".join(tool.arguments) or "none"
+                wrong = _short(content["$argument"])
+                raise self.fail(where, f"the tool {tool.name} has no argument {wrong}; there are: {known}")
             return Echo(content["$argument"])
         return self._kind(content["$draw"], where)
 
@@ -259,6 +291,9 @@ class Catalogue:
 
     def _grammars(self) -> Iterator[tuple[str, grammar.Grammar]]:
         for language, path in self._grammar_files().items():
+            if not _LANGUAGE.fullmatch(language):
+                told = f"{self.name}.LANGUAGE.yaml, as {self.name}.en.yaml for English, is expected beside a catalogue"
+                raise CatalogueError(f"{path}: its name says no language: {told}")
             yield language, grammar.load(path, language, self.tools, self.results)
 
 
@@ -280,7 +315,7 @@ def _translated(tool: Tool, told: Mapping[str, str]) -> ToolSpec:
         return tool.spec
     parameters = orjson.loads(tool.spec.parameters)
     for name, schema in parameters.get("properties", {}).items():
-        if f"{tool.name}.{name}" in told:
+        if f"{tool.name}.{name}" in told and isinstance(schema, dict):
             schema["description"] = told[f"{tool.name}.{name}"]
     return replace(
         tool.spec,
@@ -298,6 +333,42 @@ def _first(accepted: Any) -> Any:
     return [_first(value) for value in accepted] if isinstance(accepted, list) else accepted
 
 
+def _pools(where: str, schema: Any, kind: Kind) -> Iterator[tuple[str, Mapping[str, Any], Pool]]:
+    """The pools that a kind of value draws from, each with the place and the schema of its values."""
+    if not isinstance(schema, dict):
+        return
+    shared = {key: schema[key] for key in ("$defs", "definitions") if key in schema}
+    if isinstance(kind, Pool):
+        yield where, schema, kind
+    elif isinstance(kind, Listing) and isinstance(schema.get("items"), dict):
+        yield from _pools(f"{where}[]", schema["items"] | shared, kind.of)
+    elif isinstance(kind, Object) and isinstance(schema.get("properties"), dict):
+        for name, field in kind.fields.items():
+            inner = schema["properties"].get(name)
+            yield from _pools(f"{where}.{name}", inner | shared if isinstance(inner, dict) else None, field)
+
+
+def _is_deeper(content: Any, most: int) -> bool:
+    """Whether there are more than so many lists and objects within each other."""
+    inner = content.values() if isinstance(content, dict) else content if isinstance(content, list) else ()
+    return bool(inner) and (most == 0 or any(_is_deeper(value, most - 1) for value in inner))
+
+
+def _keys(path: Sequence[int | str], where: str) -> Iterator[str]:
+    """Of pydantic's path to a value the keys that the file has: not the names of kinds and types."""
+    for before, key in zip(("", *path), path, strict=False):
+        own = before == "fields" or (key not in _KINDS and "[" not in str(key))
+        if own and not (key == "entries" and where.startswith("pools.")):
+            yield str(key)
+
+
+def _told(error: Any) -> str:
+    """What pydantic has against a value, in plain words."""
+    if error["type"] == "extra_forbidden":
+        return "there is no such key here"
+    return str(error["msg"]).removeprefix("Value error, ").replace("Input should", "this should")
+
+
 def _short(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:77]}..."
@@ -305,11 +376,13 @@ def _short(value: Any) -> str:
 
 def _read(path: Path) -> _File:
     try:
-        content = orjson.loads(path.read_bytes())
+        content = orjson.loads(path.read_bytes().removeprefix(codecs.BOM_UTF8))
     except OSError as error:
         raise CatalogueError(f"{path}: {error.strerror or error}; a file of tools is expected") from error
     except orjson.JSONDecodeError as error:
-        raise CatalogueError(f"{path}:{error.lineno}: this is not JSON: {error.msg}") from error
+        raise CatalogueError(
+            f"{path}:{error.lineno}: this is not JSON: {error.msg}; a file of tools is expected"
+        ) from error
     if isinstance(content, list):
         content = {"tools": content}
     if not isinstance(content, dict):
@@ -319,7 +392,10 @@ def _read(path: Path) -> _File:
     except ValidationError as error:
         first = error.errors()[0]
         keys = ".".join(str(key) for key in first["loc"])
-        raise CatalogueError(f"{path}: {keys}: {first['msg'].lower()}") from error
+        known = ", ".join(_File.model_fields)
+        more = f"{nearest(keys, list(_File.model_fields))} There are: {known}" if "." not in keys else ""
+        told = f"{_told(first)}." if first["type"] == "extra_forbidden" else str(first["msg"]).lower()
+        raise CatalogueError(f"{path}: {keys}: {told}{more if told.endswith('.') else ''}") from error
 
 
 def canonical(arguments: Mapping[str, Any]) -> str:
@@ -339,7 +415,10 @@ def load(path: Path) -> Catalogue:
     Raises:
         CatalogueError: It cannot be used.
     """
-    return Catalogue(path)
+    try:
+        return Catalogue(path)
+    except RecursionError as error:
+        raise CatalogueError(f"{path}: this, or a grammar beside it, is nested too deep to be read") from error
 
 
 def files(path: Path) -> list[Path]:

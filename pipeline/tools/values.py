@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import datetime as dt
 import itertools
+import math
 import random
 import re
 import string
@@ -21,11 +22,14 @@ from pydantic import Field, TypeAdapter, field_validator, model_validator
 
 from pipeline.tools import calendar
 from pipeline.tools.matching import OneOf
-from pipeline.tools.patterns import Patterns, Slot, parse, render
+from pipeline.tools.patterns import Patterns, Slot, render
 from schemas.recipe import Options
 
 Forms = dict[str, str]
 _AND = {"en": "and", "ru": "и", "pt": "e"}
+_LONGEST = 50  # values of a list
+_FARTHEST = 36_500  # days from today: a hundred years
+_DEEPEST = 4  # schemas within schemas of which values are drawn
 _MOST_ACCEPTED = 16  # lists that are right where several of their values may be put in several ways
 _LETTERS = "ABCDEFGHJKLMNPRSTUVWXYZ"  # I, O and Q look like others
 _DECIMAL_COMMA = frozenset({"ru", "pt"})
@@ -132,6 +136,13 @@ def plural(number: int | float, language: str) -> str:
 class Kind(Options):
     """A source of values."""
 
+    @model_validator(mode="after")
+    def _has_range(self) -> Kind:
+        least, most = getattr(self, "least", None), getattr(self, "most", None)
+        if least is not None and most is not None and least > most and not getattr(self, "values", None):
+            raise ValueError(f"least is {least}, which is more than most, {most}")
+        return self
+
     @abstractmethod
     def draw(self, at: Setting) -> Value:
         """One value."""
@@ -176,9 +187,10 @@ class _Entry(Options):
     @classmethod
     def _named(cls, words: dict[str, Any]) -> dict[str, Any]:
         for name, said in words.items():
-            for one in said if isinstance(said, list) else [said]:
-                if isinstance(one, dict) and "" not in one and not one:
-                    raise ValueError(f"{name}: no words are given")
+            ways = said if isinstance(said, list) else [said]
+            texts = [text for way in ways for text in (way.values() if isinstance(way, dict) else [way])]
+            if not ways or not all(ways) or not all(text.strip(" ~") for text in texts):
+                raise ValueError(f"{name}: no words are given")
         return words
 
     def of(self, language: str) -> list[Forms | str]:
@@ -194,6 +206,18 @@ class Pool(Kind):
 
     kind: Literal["pool"] = "pool"
     entries: list[_Entry] | dict[str, list[_Entry]]
+
+    @field_validator("entries")
+    @classmethod
+    def _are_some(cls, entries: Any) -> Any:
+        if not entries or (isinstance(entries, dict) and not all(entries.values())):
+            raise ValueError("the pool is empty")
+        return entries
+
+    def listed(self) -> Iterator[Any]:
+        """All JSON values that a call may have of it."""
+        for entry in itertools.chain(*self.entries.values()) if isinstance(self.entries, dict) else self.entries:
+            yield from (entry.value, *entry.accept)
 
     def _of(self, language: str) -> list[_Entry]:
         return self.entries.get(language, []) if isinstance(self.entries, dict) else self.entries
@@ -310,9 +334,9 @@ class Date(Kind):
     """A day; the call has it as YYYY-MM-DD. Forms: on, by, from."""
 
     kind: Literal["date"] = "date"
-    least: int = 1
+    least: Annotated[int, Field(ge=-_FARTHEST, le=_FARTHEST)] = 1
     """Days from today."""
-    most: int = 30
+    most: Annotated[int, Field(ge=-_FARTHEST, le=_FARTHEST)] = 30
 
     def draw(self, at: Setting) -> Value:
         day = at.today + dt.timedelta(days=at.rng.randint(self.least, self.most))
@@ -338,7 +362,8 @@ class Time(Kind):
     @field_validator("least", "most")
     @classmethod
     def _is_time(cls, value: str) -> str:
-        dt.time.fromisoformat(value)
+        if re.fullmatch(r"(?:[01][0-9]|2[0-3]):[0-5][0-9]", value) is None:
+            raise ValueError("a time such as 08:30 is expected")
         return value
 
     def draw(self, at: Setting) -> Value:
@@ -384,10 +409,16 @@ class Listing(Kind):
 
     kind: Literal["list"] = "list"
     of: AnyKind
-    least: Annotated[int, Field(ge=1)] = 1
-    most: Annotated[int, Field(ge=1)] = 3
+    least: Annotated[int, Field(ge=1, le=_LONGEST)] = 1
+    most: Annotated[int, Field(ge=1, le=_LONGEST)] = 3
     distinct: str | None = None
     """The field in which objects must differ; all of the value if omitted."""
+
+    @model_validator(mode="after")
+    def _differs_in_a_field(self) -> Listing:
+        if self.distinct is not None and not (isinstance(self.of, Object) and self.distinct in self.of.fields):
+            raise ValueError(f"distinct: the values have no field {self.distinct!r}")
+        return self
 
     def draw(self, at: Setting) -> Value:
         wanted = at.rng.randint(self.least, self.most)
@@ -418,15 +449,15 @@ class Object(Kind):
     """Values together, said by a pattern whose slots are the fields: `{quantity} {dish:#quantity}`."""
 
     kind: Literal["object"] = "object"
-    fields: dict[str, AnyKind]
-    words: dict[str, str]
+    fields: Annotated[dict[str, AnyKind], Field(min_length=1)]
+    words: Annotated[dict[str, str], Field(min_length=1)]
     """By language."""
 
     @field_validator("words")
     @classmethod
     def _are_patterns(cls, words: dict[str, str]) -> dict[str, str]:
         for text in words.values():
-            parse(text)
+            Patterns([(text, 1.0)], {}).check()
         return words
 
     @model_validator(mode="after")
@@ -435,6 +466,8 @@ class Object(Kind):
             for slot in Patterns([(text, 1.0)], {}).slots():
                 if slot.name not in self.fields:
                     raise ValueError(f"{language}: {text!r} names {slot.name!r}, which is no field")
+                if slot.form[:1] == "#" and slot.form[1:] not in self.fields:
+                    raise ValueError(f"{language}: {text!r} names {slot.form[1:]!r}, which is no field")
                 forms = self.fields[slot.name].forms(language)
                 wanted = _PLURALS.get(language, _PLURALS["en"]) if slot.form[:1] == "#" else {slot.form}
                 if forms is not None and wanted - forms:
@@ -492,24 +525,69 @@ Object.model_rebuild()
 KIND: TypeAdapter[Any] = TypeAdapter(AnyKind)
 
 
-def from_schema(schema: Mapping[str, Any]) -> AnyKind | None:
-    """The values that a JSON Schema alone allows to be drawn, or None."""
+def from_schema(schema: Any, root: Any = None, depth: int = 0) -> AnyKind | None:
+    """The values that a JSON Schema alone allows to be drawn, or None.
+
+    Args:
+        schema: Of the value.
+        root: The schema that it is in, to which `$ref` leads.
+        depth: How many schemas it is within.
+
+    Raises:
+        ValueError: Its bounds leave nothing.
+    """
+    schema = _resolved(schema, schema if root is None else root)
+    if not isinstance(schema, Mapping) or depth > _DEEPEST:
+        return None
     if "const" in schema:
         return Pool(entries=[_Entry(value=schema["const"])])
     choices = schema.get("enum") or schema.get("examples")
     if choices:
         return Pool(entries=[_Entry(value=choice) for choice in choices])
+    for key in ("anyOf", "oneOf", "allOf"):
+        branches = schema.get(key, ())
+        for branch in branches if key != "allOf" or len(branches) == 1 else ():
+            if (found := from_schema(branch, root, depth + 1)) is not None:
+                return found
     kind = schema.get("type")
+    if isinstance(kind, list):
+        kind = next((name for name in kind if name != "null"), None)
     if kind == "integer" and ("maximum" in schema or "exclusiveMaximum" in schema):
-        least = int(schema.get("minimum", schema.get("exclusiveMinimum", -1) + 1))
-        return Integer(least=least, most=int(schema.get("maximum", schema.get("exclusiveMaximum", 0) - 1)))
+        return _whole(schema)
     if kind == "number" and "maximum" in schema:
         return Number(least=float(schema.get("minimum", 0)), most=float(schema["maximum"]))
     if kind == "boolean":
         return Pool(entries=[_Entry(value=True), _Entry(value=False)])
     if kind == "string" and schema.get("format") in ("date", "time"):
         return Date() if schema["format"] == "date" else Time()
-    if kind == "array" and (of := from_schema(schema.get("items") or {})) is not None:
-        least = max(1, schema.get("minItems", 1))
-        return Listing(of=of, least=least, most=max(least, min(3, schema.get("maxItems", 3))))
+    if kind == "array" and (of := from_schema(schema.get("items"), root, depth + 1)) is not None:
+        least = max(1, int(schema.get("minItems", 1)))
+        return Listing(of=of, least=least, most=max(least, min(3, int(schema.get("maxItems", 3)))))
+    return None
+
+
+def _whole(schema: Mapping[str, Any]) -> Integer:
+    """The integers that a schema with an upper bound allows."""
+    highest = [math.floor(schema["maximum"])] if "maximum" in schema else []
+    highest += [math.ceil(schema["exclusiveMaximum"]) - 1] if "exclusiveMaximum" in schema else []
+    lowest = [math.ceil(schema["minimum"])] if "minimum" in schema else []
+    lowest += [math.floor(schema["exclusiveMinimum"]) + 1] if "exclusiveMinimum" in schema else []
+    step = schema.get("multipleOf", 1)
+    step = int(step) if step >= 1 and float(step).is_integer() else 1
+    most = min(highest)
+    least = max(lowest) if lowest else min(0, most - 100 * step)
+    return Integer(least=-(-least // step) * step, most=most, step=step)
+
+
+def _resolved(schema: Any, root: Any) -> Any:
+    """A schema with what its `$ref` leads to, as far as it leads into the schema that it is in."""
+    for _ in range(_DEEPEST):
+        if not isinstance(schema, Mapping) or not str(schema.get("$ref", "")).startswith("#/"):
+            return schema
+        found = root
+        for key in str(schema["$ref"])[2:].split("/"):
+            found = found.get(key.replace("~1", "/").replace("~0", "~")) if isinstance(found, Mapping) else None
+        if not isinstance(found, Mapping):
+            return schema
+        schema = {**found, **{key: value for key, value in schema.items() if key != "$ref"}}
     return None
