@@ -282,7 +282,7 @@ class Catalogue:
                 known = ", ".join(tool.arguments) or "none"
                 wrong = _short(content["$argument"])
                 raise self.fail(where, f"the tool {tool.name} has no argument {wrong}; there are: {known}")
-            return Echo(content["$argument"])
+            return grammar.Echo(content["$argument"])
         return self._kind(content["$draw"], where)
 
     def _grammar_files(self) -> dict[str, Path]:
@@ -295,12 +295,6 @@ class Catalogue:
                 told = f"{self.name}.LANGUAGE.yaml, as {self.name}.en.yaml for English, is expected beside a catalogue"
                 raise CatalogueError(f"{path}: its name says no language: {told}")
             yield language, grammar.load(path, language, self.tools, self.results)
-
-
-class Echo(str):
-    """In a result: the call's own argument of this name."""
-
-    __slots__ = ()
 
 
 class Variant:

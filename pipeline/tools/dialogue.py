@@ -262,7 +262,8 @@ class Speaker:
             values = self._values(words, lambda slot: self._scene.catalogue.tools[slot.partition(".")[0]])
             first = Request(chain.first, _of(values, chain.first))
             result = self._scene.result(first, self._first_variant(chain.first))
-            linked = {name: _plain_value(result.at(path)) for name, path in chain.links.items()}
+            given = _result_values(result, "", first)
+            linked = {name: given.get(path) or _plain_value(result.at(path)) for name, path in chain.links.items()}
             second = Request(chain.second, _of(values, chain.second) | linked)
             text = sentence(self._said(words, values))
             admitted = self._scene.admits_call(first) and self._scene.admits_call(second)
@@ -288,8 +289,8 @@ class Speaker:
         result = self._scene.result(second, self._first_variant(chain.second))
         dialogue.calls([(second.tool, second.arguments, result)])
         known = dict(values)
-        for name, given in ((chain.first, first[1]), (chain.second, result)):
-            known |= _result_values(given, f"{name}.result.")
+        for request, given in ((first[0], first[1]), (second, result)):
+            known |= _result_values(given, f"{request.tool}.result.", request)
         dialogue.assistant(sentence(self._said(chain.answer.choose(self._rng), known)))
 
     def _missing_argument(self, dialogue: Dialogue) -> None:
@@ -414,7 +415,7 @@ class Speaker:
         dialogue.calls([(r.tool, r.arguments, result) for r, result in zip(requests, results, strict=True)])
         answers = []
         for request, result in zip(requests, results, strict=True):
-            known = request.values | _result_values(result, "result.")
+            known = request.values | _result_values(result, "result.", request)
             patterns = self._grammar.tools[request.tool].answer[result.variant]
             answers.append(sentence(self._said(patterns.choose(self._rng), known)))
         dialogue.assistant(" ".join(dict.fromkeys(answers)))
@@ -510,9 +511,11 @@ def _plain_value(content: Any) -> Value:
     return Value(content, (content,), {"": str(content)})
 
 
-def _result_values(result: Result, prefix: str) -> dict[str, Value]:
-    """All places of a result, with their words."""
+def _result_values(result: Result, prefix: str, request: Request) -> dict[str, Value]:
+    """All places of a result, with their words: those that repeat an argument as that was said."""
     known = {f"{prefix}{path}": value for path, value in _flat(result.content, "")}
+    said = {path: request.values[name] for path, name in result.echoes.items() if name in request.values}
+    known |= {f"{prefix}{path}": value for path, value in said.items()}
     return known | {f"{prefix}{path}": value for path, value in result.values.items()}
 
 

@@ -7,32 +7,44 @@ brackets.
 
 from __future__ import annotations
 
+import datetime as dt
+import random
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field, ValidationError, field_validator
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
+from pipeline.tools import validation
 from pipeline.tools.errors import CatalogueError
 from pipeline.tools.patterns import PatternError, Patterns, Slot
-from pipeline.tools.values import Kind, Listing, Object
+from pipeline.tools.values import Kind, Listing, Object, Setting, draw
 from schemas.recipe import Options
 
 if TYPE_CHECKING:
-    from pipeline.tools.catalogue import Tool, Variant
+    from pipeline.tools.catalogue import Argument, Tool, Variant
+
+_TRIALS = 12  # values that are drawn to see what a slot may be
+_SAMPLE_DAY = dt.date(2026, 3, 14)
+
+
+class Echo(str):
+    """In a result: the call's own argument of this name."""
+
+    __slots__ = ()
 
 
 class Phrase(Options):
     """A pattern with its weight."""
 
     say: str
-    weight: float = Field(default=1.0, gt=0)
+    weight: float = Field(default=1.0, gt=0, lt=1e9)
 
 
-Phrases = list[str | Phrase]
+Phrases = Annotated[list[str | Phrase], Field(min_length=1)]
 
 
 class ExchangeFile(Options):
@@ -57,9 +69,9 @@ class NeedFile(Options):
 class ToolFile(Options):
     """What is said about one tool."""
 
-    ask: Phrases = Field(min_length=1)
+    ask: Phrases
     """Whole requests: each names all required arguments."""
-    short: Phrases = []
+    short: list[str | Phrase] = []
     """Requests that lack exactly one required argument."""
     need: dict[str, NeedFile] = {}
     """By argument that may be lacking."""
@@ -80,9 +92,9 @@ class ChainFile(Options):
     tools: list[str] = Field(min_length=2, max_length=2)
     links: dict[str, str] = Field(min_length=1)
     """By argument of the second tool: where it stands in the first one's result, `restaurants.0.name`."""
-    ask: Phrases = Field(min_length=1)
+    ask: Phrases
     """Slots are `tool.argument`."""
-    answer: Phrases = Field(min_length=1)
+    answer: Phrases
     """Slots are `tool.argument` and `tool.result.field`."""
 
 
@@ -169,9 +181,12 @@ def load(path: Path, language: str, tools: Mapping[str, Tool], results: Mapping[
         CatalogueError: Names file, tool and field, and what is expected there.
     """
     try:
-        content = GrammarFile.model_validate(YAML(typ="safe").load(path.read_text(encoding="utf-8")))
+        read = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
+        if not isinstance(read, dict):
+            raise CatalogueError(f"{path}: an object with `tools` is expected; see docs/tools.md")
+        content = GrammarFile.model_validate(read)
     except (YAMLError, UnicodeDecodeError) as error:
-        raise CatalogueError(f"{path}: {error}") from error
+        raise CatalogueError(f"{path}: this is not YAML: {error}") from error
     except ValidationError as error:
         first = error.errors()[0]
         raise CatalogueError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg'].lower()}") from error
@@ -265,10 +280,13 @@ class _Builder:
         if missing or unknown:
             told = f"{sorted(missing)[0]} is missing" if missing else f"no result is called {sorted(unknown)[0]!r}"
             raise self._fail(where, f"{told}; the results of {name} are called: {', '.join(sorted(variants))}")
-        return {
-            variant: self._patterns(phrases, where, {**slots, **_paths(variants[variant], "result")})
-            for variant, phrases in file.answer.items()
-        }
+        tool = self._tools[name]
+        sure = {argument: kind for argument, kind in slots.items() if argument in tool.required}
+        made = {}
+        for variant, phrases in file.answer.items():
+            known = sure | _paths(variants[variant], "result", tool, tool.required)
+            made[variant] = self._patterns(phrases, where, known, answers=True)
+        return made
 
     def _chain(self, file: ChainFile, where: str) -> Chain:
         first, second = file.tools
@@ -277,13 +295,14 @@ class _Builder:
             if name not in self._tools:
                 raise self._fail(f"{where}.tools", f"the catalogue has no tool {name!r}")
             slots |= {f"{name}.{a.name}": a.kind for a in self._tools[name].arguments.values()}
-        given = _paths(self._template(first), "")
+        given = _paths(self._template(first), "", self._tools[first], self._tools[first].required)
         for argument, source in file.links.items():
             if argument not in self._tools[second].arguments:
                 raise self._fail(f"{where}.links", f"the tool {second} has no argument {argument!r}")
             if source not in given:
                 known = ", ".join(sorted(given)) or "nothing"
                 raise self._fail(f"{where}.links.{argument}", f"{first} gives no {source!r}; it gives: {known}")
+            self._check_link(self._tools[second].arguments[argument], self._tools[first], source, f"{where}.links")
             del slots[f"{second}.{argument}"]
         ask = self._patterns(file.ask, f"{where}.ask", slots)
         wanted = {f"{first}.{a}" for a in self._tools[first].required}
@@ -291,9 +310,24 @@ class _Builder:
         for text, said in ask.always():
             if wanted - said:
                 raise self._fail(f"{where}.ask", f"{text!r} does not always say {', '.join(sorted(wanted - said))}")
-        for name in file.tools:
-            slots |= _paths(self._template(name), f"{name}.result")
-        return Chain(first, second, dict(file.links), ask, self._patterns(file.answer, f"{where}.answer", slots))
+        always = frozenset.intersection(*(said for _, said in ask.always()))
+        sure = {name: slots[name] for name in always}
+        for name, linked in ((first, frozenset[str]()), (second, frozenset(file.links))):
+            named = {slot.removeprefix(f"{name}.") for slot in always if slot.startswith(f"{name}.")}
+            sure |= _paths(self._template(name), f"{name}.result", self._tools[name], linked | named)
+        answer = self._patterns(file.answer, f"{where}.answer", sure, answers=True)
+        return Chain(first, second, dict(file.links), ask, answer)
+
+    def _check_link(self, argument: Argument, giver: Tool, source: str, where: str) -> None:
+        """Whether what the first tool gives is allowed as the second one's argument."""
+        for number in range(_TRIALS):
+            given = _drawn(_at(self._template(giver.name), source), giver, self._language, number)
+            problem = validation.value_problem(given, argument.schema)
+            if problem is not None:
+                raise self._fail(
+                    f"{where}.{argument.name}",
+                    f"{giver.name} may give {given!r}, which is not as its schema says: {problem}",
+                )
 
     def _template(self, tool: str) -> Any:
         variants = self._results.get(tool)
@@ -302,7 +336,8 @@ class _Builder:
     def _exchange(self, file: ExchangeFile, where: str, slots: Mapping[str, Kind | None]) -> Exchange:
         say = self._patterns(file.say, f"{where}.say", slots)
         said = frozenset.intersection(*(found for _, found in say.always()))
-        return Exchange(say, self._patterns(file.reply, f"{where}.reply", {name: slots[name] for name in said}))
+        sure = {name: slots[name] for name in said}
+        return Exchange(say, self._patterns(file.reply, f"{where}.reply", sure, answers=True))
 
     def _read(self, phrases: Phrases, where: str) -> Patterns:
         texts = [(p, 1.0) if isinstance(p, str) else (p.say, p.weight) for p in phrases]
@@ -318,16 +353,35 @@ class _Builder:
             raise self._fail(where, str(error)) from error
         return patterns
 
-    def _patterns(self, phrases: Phrases, where: str, slots: Mapping[str, Kind | None]) -> Patterns:
+    def _patterns(
+        self, phrases: Phrases, where: str, slots: Mapping[str, Kind | None], answers: bool = False
+    ) -> Patterns:
+        """Patterns that say something, in slots that are there.
+
+        Args:
+            phrases: As the file has them.
+            where: The place in the file.
+            slots: What may be named.
+            answers: Whether the values of all slots are known beforehand: else what is not said has none.
+        """
         patterns = self._checked(self._read(phrases, where), where)
-        for slot in patterns.slots():
-            self._check_slot(slot, where, slots)
+        for slot in dict.fromkeys(patterns.slots()):
+            self._check_slot(slot, where, slots, answers)
+        for words in patterns.some():
+            said = {word.name for word in words if isinstance(word, Slot)}
+            if not said and not any(c.isalnum() for word in words if isinstance(word, str) for c in word):
+                raise self._fail(where, "one of these phrasings says nothing")
+            for word in words:
+                if isinstance(word, Slot) and word.form[:1] == "#" and not answers and word.form[1:] not in said:
+                    counted = f"{{{word.name}:{word.form}}}"
+                    raise self._fail(where, f"{counted} stands in a phrasing that does not say {{{word.form[1:]}}}")
         return patterns
 
-    def _check_slot(self, slot: Slot, where: str, slots: Mapping[str, Kind | None]) -> None:
+    def _check_slot(self, slot: Slot, where: str, slots: Mapping[str, Kind | None], answers: bool) -> None:
         if slot.name not in slots:
             known = ", ".join(sorted(slots)) or "none"
-            raise self._fail(where, f"there is no slot {{{slot.name}}}; there are: {known}")
+            why = " that is always known" if answers else ""
+            raise self._fail(where, f"there is no slot {{{slot.name}}}{why}; there are: {known}")
         kind = slots[slot.name]
         if kind is None:
             if slot.form:
@@ -340,6 +394,9 @@ class _Builder:
         if slot.form.startswith("#"):
             if slot.form[1:] not in slots:
                 raise self._fail(where, f"{{{slot.name}:{slot.form}}} names no other slot")
+            counted = slots[slot.form[1:]]
+            if counted is None or not all(_counts(counted, self._language, number) for number in range(_TRIALS)):
+                raise self._fail(where, f"{{{slot.name}:{slot.form}}} names a slot that is no number")
             wanted = {"one", "few", "many"} if self._language == "ru" else {"one", "other"}
             if forms is not None and wanted - forms:
                 raise self._fail(
@@ -363,17 +420,50 @@ def _objects(kind: Kind) -> Iterable[Object]:
         yield kind
 
 
-def _paths(template: Any, prefix: str) -> dict[str, Kind | None]:
-    """All places of a result, as slots name them, with the kind of value where one is drawn."""
+def _counts(kind: Kind, language: str, number: int) -> bool:
+    """Whether a value is a number, so that a plural can go with it."""
+    value = draw(kind, Setting(language, _SAMPLE_DAY, random.Random(number))).argument
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _drawn(template: Any, tool: Tool, language: str, number: int) -> Any:
+    """JSON that a place of a result may have."""
+    if isinstance(template, Echo):
+        kind = tool.arguments[str(template)].kind
+        return None if kind is None else _drawn(kind, tool, language, number)
+    if isinstance(template, Kind):
+        return draw(template, Setting(language, _SAMPLE_DAY, random.Random(number))).argument
+    return template
+
+
+def _at(template: Any, path: str) -> Any:
+    for key in path.split("."):
+        template = template[int(key)] if isinstance(template, list) else template[key]
+    return template
+
+
+def _paths(template: Any, prefix: str, tool: Tool, sure: frozenset[str]) -> dict[str, Kind | None]:
+    """All places of a result that every result has, as slots name them, with the kind of value if it is drawn.
+
+    Args:
+        template: Of the result.
+        prefix: Stands before each.
+        tool: Gives it.
+        sure: The arguments that every call has: the place that repeats another may be empty.
+    """
     found: dict[str, Kind | None] = {}
+    if isinstance(template, Echo):
+        return {prefix: tool.arguments[str(template)].kind} if str(template) in sure else {}
     if isinstance(template, Kind):
         return {prefix: template}
     if isinstance(template, dict):
         for key, value in template.items():
-            found |= _paths(value, f"{prefix}.{key}" if prefix else key)
+            found |= _paths(value, f"{prefix}.{key}" if prefix else key, tool, sure)
     elif isinstance(template, list):
         for number, value in enumerate(template):
-            found |= _paths(value, f"{prefix}.{number}" if prefix else str(number))
+            if isinstance(value, Echo) and str(value) not in sure:
+                break  # what follows moves up where it is left out
+            found |= _paths(value, f"{prefix}.{number}" if prefix else str(number), tool, sure)
     else:
         found[prefix] = None
     return found

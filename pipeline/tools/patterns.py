@@ -136,8 +136,8 @@ class Patterns:
         self._missing(self._root.options, (), set())
         if self.longest > _LONGEST:
             raise PatternError(f"a phrasing would have {self.longest} parts; {_LONGEST} are allowed")
-        for number in range(_CHOSEN):
-            for left, right in pairwise(self.choose(random.Random(number))):
+        for words in self.some():
+            for left, right in pairwise(words):
                 if (isinstance(left, Slot) and _ends_apart(right)) or (
                     isinstance(right, Slot) and _ends_apart(left, -1)
                 ):
@@ -160,6 +160,10 @@ class Patterns:
                     if node.name not in seen:
                         self._missing(self._pieces[node.name]._root.options, (*within, node.name), seen)
                         seen.add(node.name)
+
+    def some(self) -> Iterator[Words]:
+        """Phrasings to be looked at."""
+        return (self.choose(random.Random(number)) for number in range(_CHOSEN))
 
     def choose(self, rng: random.Random) -> Words:
         """A phrasing with its slots."""

@@ -13,7 +13,8 @@ from dataclasses import replace as changed
 from typing import Any
 
 from pipeline import seeds
-from pipeline.tools.catalogue import Catalogue, Echo, Variant, canonical
+from pipeline.tools.catalogue import Catalogue, Variant, canonical
+from pipeline.tools.grammar import Echo
 from pipeline.tools.values import Kind, Setting, Value, draw
 
 _NOTHING = Variant("ok", 1.0, {"done": True})
@@ -30,6 +31,8 @@ class Result:
     """JSON."""
     values: Mapping[str, Value]
     """By their places in it: those that were drawn, with their words."""
+    echoes: Mapping[str, str]
+    """By their places in it: the arguments of the call that it repeats."""
 
     @property
     def text(self) -> str:
@@ -63,7 +66,15 @@ def simulate(
         chosen = next(v for v in variants if v.name == variant)
     values: dict[str, Value] = {}
     content = _filled(chosen.template, arguments, changed(setting, rng=rng), values, "")
-    return Result(chosen.name, content, values)
+    return Result(chosen.name, content, values, dict(_echoes(chosen.template, "")))
+
+
+def _echoes(template: Any, path: str) -> Iterator[tuple[str, str]]:
+    if isinstance(template, Echo):
+        yield path, str(template)
+    elif isinstance(template, dict | list):
+        for key, value in template.items() if isinstance(template, dict) else enumerate(template):
+            yield from _echoes(value, f"{path}.{key}" if path else str(key))
 
 
 def _filled(template: Any, arguments: Mapping[str, Any], setting: Setting, values: dict[str, Value], path: str) -> Any:
