@@ -191,7 +191,7 @@ def tools(
 
 
 def _show_catalogue(catalogue: Catalogue, languages: list[str] | None, examples: int, seed: int) -> None:
-    console.print(f"[bold]{catalogue.name}[/bold]  {catalogue.path}: {catalogue.about('en')}", highlight=False)
+    console.print(Text.assemble((catalogue.name, "bold"), f"  {catalogue.path}: {catalogue.about('en')}"))
     table = Table("tool", "arguments", *(f"phrasings, {name}" for name in catalogue.grammars))
     for tool in catalogue.tools.values():
         arguments = ", ".join(a.name if a.required else f"[{a.name}]" for a in tool.arguments.values())

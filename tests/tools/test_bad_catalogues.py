@@ -8,7 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
+from typer.testing import CliRunner
 
+from pipeline.cli import tools
 from pipeline.tools.catalogue import load
 from pipeline.tools.errors import CatalogueError
 
@@ -142,3 +145,13 @@ def test_the_example_of_the_documentation_says_what_to_add(tmp_path: Path) -> No
     other = tmp_path / "mended.json"
     other.write_text(json.dumps(mended))
     assert load(other).tools["t"].required == {"location", "units"}
+
+
+def test_marks_in_a_catalogues_texts_are_shown_as_they_are(tmp_path: Path) -> None:
+    path = tmp_path / "[red]mine.json"
+    path.write_text(json.dumps({"tools": [tool(a=INTEGER)], "about": {"en": "[/red] things"}}))
+    application = typer.Typer()
+    application.command()(tools)
+    shown = CliRunner().invoke(application, [str(path)])
+    assert shown.exit_code == 0, shown.output
+    assert "[/red] things" in shown.output
