@@ -53,6 +53,22 @@ def test_load_dataset(folder: Path) -> None:
         assert row["rejected"] is None
 
 
+def test_load_dataset_does_not_take_another_build_of_that_name_from_its_cache(
+    folder: Path, corpus: Path, tmp_path: Path
+) -> None:
+    first = datasets.load_dataset(str(folder), split="train")
+    recipe = tmp_path / "small.yaml"
+    recipe.write_text(
+        f"name: small\ncorpora: [{{reader: jsonl, name: tones, path: {corpus}, licence: CC0-1.0}}]\n"
+        "tasks: {transcription: }\nsplit: {test: 0.4}\nfilters: {duration: {longest: 3.5}, duplicates: false}\n"
+    )
+    again = tmp_path / "elsewhere" / folder.name
+    build(recipe, again)
+    found = datasets.load_dataset(str(again))
+    assert {name: len(split) for name, split in found.items()} == rows_of(again)
+    assert set(found["train"]["task"]) == {"transcription"} != set(first["task"])
+
+
 def test_streaming(folder: Path) -> None:
     stream = datasets.load_dataset(str(folder), split="test", streaming=True)
     assert sum(1 for _ in stream) == rows_of(folder)["test"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping
 
 from schemas.manifest import DatasetManifest
@@ -24,7 +25,7 @@ def card(dataset: DatasetManifest) -> str:
 
 
 def _head(dataset: DatasetManifest) -> str:
-    configs = ""
+    configs, state = "", _state(dataset)
     kept = {split: f"{split}/shard-*.arrow" for split in dataset.splits}
     if not kept and dataset.rejected:
         kept = {"train": NO_ROWS}
@@ -32,7 +33,7 @@ def _head(dataset: DatasetManifest) -> str:
     aside = {split: f"rejected/{split}-*.arrow" for split in sorted(rejected, reverse=True)}
     for name, files in (("default", kept), ("rejected", aside)):
         if files:
-            configs += f"- config_name: {name}\n  data_files:\n"
+            configs += f"- config_name: {name}\n  description: {state}\n  data_files:\n"
             configs += "".join(f"  - split: {split}\n    path: {path}\n" for split, path in files.items())
     languages = sorted({name.split("-")[0] for name in dataset.languages if name != "unknown"})
     head = f"pretty_name: {dataset.name}\n"
@@ -40,6 +41,17 @@ def _head(dataset: DatasetManifest) -> str:
         head += "language:\n" + "".join(f"- '{name}'\n" for name in languages)
     head += "tags:\n- audio\n- instruction-tuning\n- earwitness\n"
     return head + (f"configs:\n{configs}" if configs else _NO_FILES)
+
+
+def _state(dataset: DatasetManifest) -> str:
+    """What changes with the shards.
+
+    `datasets` finds what it has cached by the folder's last name and these configurations alone: without it, another
+    build under the same name would be loaded as the one before.
+    """
+    files = [*(file for split in dataset.splits.values() for file in split.shards), *dataset.rejected]
+    listing = "\n".join(f"{file.path} {file.digest}" for file in files)
+    return f"shards {hashlib.blake2b(listing.encode(), digest_size=8).hexdigest()}"
 
 
 def _body(dataset: DatasetManifest) -> str:
