@@ -24,6 +24,10 @@ from schemas.manifest import Agreement, DatasetManifest, Leakage, ShardManifest,
 from schemas.sample import Rejection
 from schemas.utterance import AUGMENTED
 
+IN_TRAIN = "query_in_train"
+"""The reason for rows of test in which something is said or called that a row of train has, too."""
+_JUDGED = REASONS | {IN_TRAIN}
+
 
 class LeakageError(RuntimeError):
     """Train and test share a speaker, a recording or an instruction. This is a defect of ours."""
@@ -69,12 +73,14 @@ def _without_duplicates(
     """
     columns: dict[str, list[pa.Array]] = defaultdict(list)  # views of the files: a corpus's rows are many
     tables: list[pa.Table] = []
+    asked: list[set[str] | None] = []
     for index, manifest in enumerate(made):
         for batch in _sound(out, manifest):
             tables.append(_judged_by(batch))
             for name in ("messages", "rejected", "detail", "position"):
                 columns[name].append(batch[name])
             columns["unit"].append(pa.array(np.full(batch.num_rows, index, np.int32)))
+            asked += _asked(batch)
     if not tables:
         return made
     unit, position = (pa.chunked_array(columns[name]).to_numpy() for name in ("unit", "position"))
@@ -87,12 +93,40 @@ def _without_duplicates(
         rows = rows if np.array_equal(order, np.arange(len(order))) else rows.take(pa.array(order))
         found = duplicates.find(rows, lambda row: [str(m["content"]) for m in messages[int(order[row])].as_py()])
     verdicts = {int(order[row]): verdict for row, verdict in found.items()}
+    trained = {
+        key
+        for row, keys in enumerate(asked)
+        if keys and row not in verdicts and not _tests(made[unit[row]])
+        for key in keys
+    }
+    for row, keys in enumerate(asked):
+        if keys and row not in verdicts and _tests(made[unit[row]]) and not trained.isdisjoint(keys):
+            verdicts[row] = Rejection(IN_TRAIN, "the same is said or called in a row of train")
     changed: dict[int, dict[int, Rejection | None]] = defaultdict(dict)
     for row in {*verdicts, *np.flatnonzero(rejected.is_valid().to_numpy()).tolist()}:
         reason, verdict = rejected[row].as_py(), verdicts.get(row)
         if verdict != (None if reason is None else Rejection(reason, detail[row].as_py())):
             changed[int(unit[row])][int(position[row])] = verdict
     return [shards.judged(out, m, changed[i], rows_per_batch) if i in changed else m for i, m in enumerate(made)]
+
+
+def _tests(manifest: ShardManifest) -> bool:
+    return manifest.split == "test"
+
+
+def _asked(batch: pa.RecordBatch) -> list[set[str] | None]:
+    """What is said and called in each row, as digests; None where tools are no matter.
+
+    Grammars keep the splits apart by themselves; what an LLM writes around no call may come up in both.
+    """
+    found: list[set[str] | None] = [None] * batch.num_rows
+    places = np.flatnonzero(pc.not_equal(batch["outcome"], "").to_numpy(zero_copy_only=False))
+    rows = batch.select(["utterances", "messages"]).take(pa.array(places))
+    for place, utterances, messages in zip(places, *(column.to_pylist() for column in rows.columns), strict=True):
+        functions = (call["function"] for message in messages for call in message["tool_calls"])
+        calls = ((function["name"], function["arguments"]) for function in functions)
+        found[place] = shards.queries((utterance["transcript"] for utterance in utterances), calls)
+    return found
 
 
 def _judged_by(batch: pa.RecordBatch) -> pa.Table:
@@ -121,12 +155,12 @@ def _judged_by(batch: pa.RecordBatch) -> pa.Table:
 
 def _sound(out: Path, manifest: ShardManifest) -> Iterator[pa.RecordBatch]:
     """What a duplicate is judged by, of rows that are kept or were set aside as duplicates."""
-    columns = ["id", "task", "utterances", "messages", "rejected", "detail", "position"]
+    columns = ["id", "task", "outcome", "utterances", "messages", "rejected", "detail", "position"]
     if manifest.kept is not None:
         yield from shards.batches(out / manifest.kept.path, columns)
-    if manifest.rejected is not None and REASONS & manifest.reasons.keys():
+    if manifest.rejected is not None and _JUDGED & manifest.reasons.keys():
         for batch in shards.batches(out / manifest.rejected.path, columns):
-            yield batch.filter(pc.is_in(batch["rejected"], pa.array(sorted(REASONS))))
+            yield batch.filter(pc.is_in(batch["rejected"], pa.array(sorted(_JUDGED))))
 
 
 def _sum(counts: Iterator[Mapping[str, Any]]) -> dict[str, Any]:

@@ -339,7 +339,8 @@ class Tally:
             self.instructions.add(made.instruction)
         if sample.outcome:
             self.outcomes[sample.outcome] += 1
-            self.queries |= queries(sample)
+            calls = ((call.name, call.arguments) for message in sample.messages for call in message.tool_calls)
+            self.queries |= queries((utterance.transcript for utterance in sample.utterances), calls)
         self.augmented_rows += any(utterance.effects for utterance in sample.utterances)
         for utterance in sample.utterances:
             assert utterance.audio is not None, f"{sample.id} is kept without audio"
@@ -366,11 +367,10 @@ class Tally:
             self.licences[utterance.licence or "unknown"] += source
 
 
-def queries(sample: Sample) -> set[str]:
-    """Digests of what is said to an assistant that has tools, and of the calls that it makes."""
-    said = (normalise(utterance.transcript) for utterance in sample.utterances)
-    calls = (f"{call.name}{_sorted(call.arguments)}" for message in sample.messages for call in message.tool_calls)
-    return {xxhash.xxh3_64_hexdigest(text.encode()) for text in (*said, *calls)}
+def queries(transcripts: Iterable[str], calls: Iterable[tuple[str, str]]) -> set[str]:
+    """Digests of what is said to an assistant that has tools, and of the calls, name and arguments, that it makes."""
+    texts = (*map(normalise, transcripts), *(f"{name}{_sorted(arguments)}" for name, arguments in calls))
+    return {xxhash.xxh3_64_hexdigest(text.encode()) for text in texts}
 
 
 def _sorted(arguments: str) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 import datasets
 import pytest
 
-from pipeline import inspect
+from pipeline import cli, inspect
 from pipeline.audio import samples_of
 from pipeline.build import Job, build_unit
 from pipeline.filters.tool_call import ToolCall
@@ -129,3 +129,49 @@ def test_a_query_in_both_splits_stops_the_dataset(tmp_path: Path, recipe: Path, 
     train.write_text(json.dumps(told))
     with pytest.raises(LeakageError):
         build(recipe, out)
+
+
+def test_what_an_llm_says_in_both_splits_is_set_aside_in_test(tmp_path: Path) -> None:
+    """The scripted LLM says the same again and again: no dataset is lost for it, and no query is in both."""
+    path = tmp_path / "talk.yaml"
+    content = {
+        "name": "talk",
+        "corpora": [{"reader": "tool_queries", "path": str(SHIPPED / "home.json"), "queries": 60, "languages": ["en"]}],
+        "llm": {"engine": "scripted"},
+        "tts": {"engine": "espeak"},
+        "tasks": {"tool_call": {"mix": {"no_tools": 1}}},
+        "split": {"test": 0.3},
+        "filters": {"duplicates": False},
+    }
+    path.write_text(json.dumps(content))
+    dataset = build(path, tmp_path / "out")
+    kept, rejected = rows(tmp_path / "out", dataset)
+    said = {split: {normalise(s.transcript) for s in kept if s.split == split} for split in ("train", "test")}
+    assert said["train"]
+    assert not said["train"] & said["test"]
+    assert dataset.leakage.queries_in_both == []
+    assert {s.rejected for s in rejected} == {"query_in_train"}
+    assert {s.split for s in rejected} == {"test"}
+    assert dataset.rows_in == 60
+    before = files_of(tmp_path / "out")
+    assert build(path, tmp_path / "out") == dataset
+    assert files_of(tmp_path / "out") == before
+
+
+def test_a_row_shows_its_calls(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    kept, _ = rows(folder, inspect.load(folder))
+    number, sample = next(
+        (i, s)
+        for i, s in enumerate(kept)
+        if s.outcome == "tool_call" and s.utterances[0].spoken != s.utterances[0].transcript
+    )
+    cli.inspect(folder, row=number)
+    shown = "".join(capsys.readouterr().out.replace("│", " ").split())
+    call = next(call for message in sample.messages for call in message.tool_calls)
+    for part in (
+        f"assistant:{call.name}({call.arguments})",
+        f"tools:{', '.join(tool.name for tool in sample.tools)}",
+        f"voicedas:{sample.utterances[0].spoken}",
+        f"outcome:tool_callsituation:{sample.situation}",
+    ):
+        assert "".join(part.split()) in shown
