@@ -437,15 +437,22 @@ def _show_row(number: int, sample: Sample, whole: bool = False) -> None:
         audio = f"{utterance.audio.seconds:.1f} s" if utterance.audio else "no audio"
         text.append(f"{utterance.id}  {audio}  {utterance.language or '?'}  {utterance.speaker or ''}\n", "dim")
         text.append(f"said: {utterance.transcript}\n", "italic")
+        if utterance.spoken not in (None, "", utterance.transcript):
+            text.append(f"voiced as: {utterance.spoken}\n", "italic")
         if utterance.hypothesis is not None:
             text.append(f"heard: {utterance.hypothesis}\n", "italic")
+    if sample.tools:
+        text.append(f"tools: {', '.join(tool.name for tool in sample.tools)}\n", "dim")
     for message in sample.messages:
+        calls = [f"{call.name}({call.arguments})" for call in message.tool_calls]
         text.append(f"{message.role}: ", "bold")
-        text.append(message.content + "\n")
+        text.append(" ".join(filter(None, [message.content, "; ".join(calls)])) + "\n")
     if sample.rejected:
         text.append(f"{sample.rejected}: {sample.detail}\n", "red")
     if whole:
         made = sample.provenance
+        if sample.outcome:
+            text.append(f"outcome: {sample.outcome}\nsituation: {sample.situation}\n", "dim")
         text.append(f"answer: {sample.answer}\nlanguage: {sample.language}\nsplit: {sample.split}\n", "dim")
         text.append("".join(f"{name}: {value}\n" for name, value in _fields(made) if value), "dim")
     console.print(Panel(text, title=f"row {number}: {sample.task or sample.rejected}", title_align="left"))

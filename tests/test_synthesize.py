@@ -315,6 +315,8 @@ def test_only_some_voices_speak() -> None:
     assert engine.voices("pt") == []
     with pytest.raises(SpeechError, match=r"espeak has no voice 'en-us\+f9'. Did you mean 'en-us\+f\d'\?"):
         Espeak(only_voices=["en-us+f9"]).check()
+    with pytest.raises(SpeechError, match=r"has no voice 'pt-lisbon'. There are: pt\+f1, pt\+f2"):
+        Espeak(only_voices=["pt-lisbon"]).check()
 
 
 def test_forbidden_licences() -> None:

@@ -14,7 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from pydantic import PositiveInt
+from pydantic import PositiveInt, field_validator
 
 from pipeline.readers.base import CorpusError, Reader
 from pipeline.text import language_tag
@@ -30,6 +30,14 @@ class ToolQueries(Reader):
     """How many, of each catalogue and language."""
     languages: list[str] = []
     """Empty means those that the catalogue has grammars in, or else English."""
+
+    @field_validator("languages")
+    @classmethod
+    def _are_languages(cls, languages: list[str]) -> list[str]:
+        for name in languages:
+            if language_tag(name) is None:
+                raise ValueError(f"{name!r} is no language: a BCP-47 tag or an English name is expected, such as pt-BR")
+        return languages
 
     @classmethod
     def recognise(cls, path: Path) -> dict[str, Any] | None:

@@ -22,6 +22,7 @@ from schemas.sample import Rejection
 
 FAILED = "tts_failed"
 """The reason for a line that an engine could not speak."""
+VOICES_SHOWN = 8  # where a name is wrong
 
 Heard = Callable[[int, Samples], None]
 Restriction = Literal["non-commercial", "share-alike", "copyleft"]
@@ -168,7 +169,8 @@ class TTS(Options):
         names = [voice.name for voice in every]
         for name in self.only_voices:
             if name not in names:
-                some = nearest(name, names) or f" There are: {', '.join(sorted(names)[:8])}"
+                alike = sorted(names, key=lambda one: (not one.startswith(name[:2]), one))  # of its language first
+                some = nearest(name, names) or f" There are: {', '.join(alike[:VOICES_SHOWN])}"
                 raise SpeechError(f"only_voices: {self.engine} has no voice {name!r}.{some}")
         for voice in every:
             if voice.name in self.only_voices and (why := self._forbidden(voice.licence)):
