@@ -15,7 +15,7 @@ from pipeline.tasks.base import Brief, Task
 from pipeline.text import base
 from pipeline.tools import matching
 from pipeline.tools.catalogue import Catalogue
-from pipeline.tools.dialogue import OUTCOMES, Dialogue, Scene
+from pipeline.tools.dialogue import OUTCOMES, Dialogue, NothingLeft, Scene
 from schemas.conversation import Message
 from schemas.sample import Sample
 from schemas.utterance import Utterance
@@ -64,10 +64,15 @@ class Queries(Task):
         return utterance.catalogue is not None
 
     def situation(self, draft: Sample, brief: Brief, possible: Sequence[str]) -> str:
-        """The situation of a query: they follow one another so that each has its share among any few of them."""
+        """The situation of a query: they follow one another so that each has its share among any few of them.
+
+        Raises:
+            NothingLeft: None that `mix` gives a share to is possible.
+        """
         shares = [(name, self.mix[name]) for name in possible if self.mix.get(name)]
         if not shares:
-            return possible[0]
+            asked = ", ".join(name for name, share in self.mix.items() if share)
+            raise NothingLeft(f"the catalogue or its grammar has nothing for the situations of `mix`: {asked}")
         corpus, _, number = draft.utterances[0].id.rpartition("/")
         place = (int(number) * _GOLDEN + seeds.share(brief.seed[0], corpus, "mix")) % 1
         total = sum(share for _, share in shares)

@@ -131,9 +131,9 @@ class ToolCall(Queries, LLMTask):
     def _planned(self, draft: Sample, brief: Brief) -> tuple[Scene, Plan]:
         """The same whenever it is asked for: all is drawn from the draft's seed."""
         scene = self.scene(draft, brief, self._catalogue(draft, brief))
-        situation = self.situation(draft, brief, self._possible(scene))
-        plan = Plan(situation)
         try:
+            situation = self.situation(draft, brief, self._possible(scene))
+            plan = Plan(situation)
             getattr(self, f"_plan_{situation}", self._plan_talk)(scene, plan)
         except NothingLeft:
             plan = Plan("no_tools")

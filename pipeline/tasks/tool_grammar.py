@@ -29,7 +29,11 @@ class ToolGrammar(Queries):
             yield from self.nothing(draft, f"{catalogue.path} has no grammar beside it in {scene.language!r}")
             return
         speaker = Speaker(scene, brief.prompts.response, self.most_tools)
-        wanted = self.situation(draft, brief, [n for n in self.mix if speaker.can(n)])
+        try:
+            wanted = self.situation(draft, brief, [n for n in self.mix if speaker.can(n)])
+        except NothingLeft as error:
+            yield from self.nothing(draft, str(error))
+            return
         # A small grammar may have nothing of a kind that the other split does not say: then it is a plain call.
         for situation in dict.fromkeys((wanted, "one_call")):
             try:

@@ -189,6 +189,19 @@ def test_the_mix_can_be_changed() -> None:
         ToolGrammar(mix={"paralel": 1})
 
 
+def test_a_mix_that_a_catalogue_has_nothing_for_is_set_aside_and_says_so(tmp_path: Path) -> None:
+    for file in ("home.json", "home.en.yaml"):
+        text = (ROOT / "data" / "tools" / file).read_text(encoding="utf-8")
+        (tmp_path / file).write_text(
+            text.partition("\nchains:")[0] if file.endswith("yaml") else text, encoding="utf-8"
+        )
+    task, draft = ToolGrammar(mix={"dependent": 1, "one_call": 0}), seat("home", "en", 0, "train")
+    draw = Briefing(Prompts(), 0, [], TEST, {"t/home": load(tmp_path / "home.json")})
+    (sample,) = task.make(draft, draw(task, draft.utterances[0], "train"))
+    assert sample.rejected == "nothing_to_ask"
+    assert sample.detail.endswith("has nothing for the situations of `mix`: dependent")
+
+
 def test_a_right_and_a_wrong_answer_are_scored() -> None:
     task = ToolGrammar()
     for sample in kept("home", "en")[:120]:
