@@ -51,7 +51,7 @@ class ToolQueries(Reader):
             CorpusError: There is none, or one cannot be used.
         """
         path = Path(self.path)
-        files = catalogue.files(path)
+        files = catalogue.files(path) if self.root else []  # which complains where there is nothing
         if not files:
             raise CorpusError(f"{path}: no catalogue is in it; files NAME.json with tools are expected")
         try:
