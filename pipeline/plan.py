@@ -150,6 +150,8 @@ class Speaking:
         self._voices_of, self._spec, self._seed = voices, spec, seed
         self._known: dict[str, dict[str, list[Any]]] = {}
         self._split_of: dict[str, str] = {}
+        self.mute: Counter[tuple[str, str]] = Counter()
+        """Utterances that have no voice, by language and split."""
 
     def __call__(self, utterance: Utterance, forced: str | None) -> tuple[Utterance, str]:
         text, _, number = utterance.id.rpartition("#")
@@ -160,6 +162,7 @@ class Speaking:
         language = utterance.language or "en"
         voices = self._of(language)[split]
         if not voices:
+            self.mute[language, split] += 1
             return utterance, split
         # The second voice of a sentence is another one than the first.
         order = self._order(voices, text)
@@ -275,6 +278,11 @@ def make_plan(
         if companions:
             _write_companions(file, companions, plan)
     plan.warnings += _warnings(plan, spec, splitter)
+    for (language, split), count in sorted(speaking.mute.items() if speaking is not None else ()):
+        plan.warnings.append(
+            f"{count} utterances in {language} fell into {split}, where no voice is left to speak them: a voice is "
+            f"heard in one split only. Name a second voice, or set split.test: 0"
+        )
     plan.warnings += _of_no_language(sum((file.of_no_language for file in files.values()), Counter()))
     plan.save()
     return plan

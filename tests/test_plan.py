@@ -296,3 +296,13 @@ def test_two_voices_of_a_sentence_in_test_are_of_both_synthesisers(tmp_path: Pat
         if split == "test":
             kinds.setdefault(u.recording, set()).add("klatt" in (u.voice or ""))
     assert all(kind == {True, False} for kind in kinds.values())
+
+
+def test_a_split_without_a_voice_is_told_of(tmp_path: Path) -> None:
+    """A voice is heard in one split only: of a single one nothing is left for the other."""
+    given_ = [utterance(n, language="en", source=None) for n in range(40)]
+    made = plan(given_, tmp_path, 0.3, voices=lambda language: voices(language)[:1])
+    (warning,) = [text for text in made.warnings if "no voice is left" in text]
+    mute = [u for _, u in planned(made) if u.voice is None]
+    assert warning.startswith(f"{len(mute)} utterances in en fell into test")
+    assert not any("no voice" in text for text in plan(given_, tmp_path, 0.3, voices=voices).warnings)
