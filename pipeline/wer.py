@@ -106,7 +106,7 @@ def normalise(text: str, language: str | None) -> Words:
     text = _INITIALS.sub(lambda m: m[0].replace(".", ""), _THOUSANDS.sub("", without_tags(text)))
     found = words(text)
     if not spaced(language):
-        return tuple("".join(found))
+        return tuple("".join(found).replace("-", "").replace("'", ""))
     tongue = base(language)
     if tongue == "en":
         found = spelling.expanded(_bare(" ".join(found))).split()

@@ -21,6 +21,10 @@ import soundfile
 ROOT = Path(__file__).resolve().parent.parent
 SPEECH = ROOT.parent / "shared" / "speech"
 
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    # Shells start what runs in the background so, and each run that a test interrupts would inherit it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 
 @pytest.fixture(scope="session")
 def speech() -> Path:

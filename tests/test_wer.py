@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import jiwer
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pipeline.spelling import one_way
@@ -104,6 +104,7 @@ def test_a_text_agrees_with_itself(text: list[str]) -> None:
         assert compare((" ".join(text),), " ".join(text).upper(), language).character_edits == 0
 
 
+@example("0-0", "ja")
 @given(st.text(max_size=60), st.sampled_from(["en", "ru", "pt", "ja", None]))
 def test_any_text_is_normalised_once_and_for_all(text: str, language: str | None) -> None:
     found = normalise(text, language)
