@@ -6,7 +6,6 @@ Source: platform.openai.com/docs/api-reference/audio/createTranscription. vLLM s
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 
@@ -39,21 +38,7 @@ class OpenAI(Served, ASR):
         self.check_model(self.model)
 
     def transcribe(self, clips: Sequence[Clip], workers: int = 1, heard: Heard = ignore) -> list[str | Rejection]:
-        async def listen(client: Client, number: int, clip: Clip) -> str | Rejection:
-            answer = await self._ask(client, clip)
-            if isinstance(answer, str):
-                heard(number, answer)
-            return answer
-
-        async def ask_all() -> list[str | Rejection]:
-            async with self.client(workers) as client, asyncio.TaskGroup() as group:
-                tasks = [group.create_task(listen(client, number, clip)) for number, clip in enumerate(clips)]
-            return [task.result() for task in tasks]
-
-        try:
-            return asyncio.run(ask_all())
-        except ExceptionGroup as group:
-            raise group.exceptions[0] from group  # the first that ended the others
+        return self.ask_each(clips, self._ask, heard, workers)
 
     async def _ask(self, client: Client, clip: Clip) -> str | Rejection:
         fields = {"model": self.model, "response_format": "json", "temperature": "0"}

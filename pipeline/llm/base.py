@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import collections
 import logging
-import os
 import socket
 import subprocess
 import sys
@@ -189,20 +188,6 @@ class LLM(Options):
         if reply is not None and self.structured != "none":
             body["response_format"] = reply.response_format(self.structured)
         return orjson.dumps(body | self.extra)
-
-
-def key_from(variable: str | None) -> str | None:
-    """A key from the environment.
-
-    Raises:
-        EndpointError: The variable is named but not set.
-    """
-    if variable is None:
-        return None
-    key = os.environ.get(variable)
-    if not key:
-        raise EndpointError(f"the environment variable {variable}, which is to hold the API key, is not set")
-    return key
 
 
 @contextmanager

@@ -6,7 +6,6 @@ recipe says: no server can be asked.
 
 from __future__ import annotations
 
-import asyncio
 import struct
 from collections.abc import Sequence
 from functools import cached_property
@@ -55,21 +54,7 @@ class OpenAI(Served, Presets):
         return super().delivery(seed, utterance) if self.tells_rate else (1.0, 1.0)
 
     def speak(self, lines: Sequence[Line], workers: int = 1, heard: Heard = ignore) -> list[Samples | Rejection]:
-        async def say(client: Client, number: int, line: Line) -> Samples | Rejection:
-            answer = await self._ask(client, line)
-            if not isinstance(answer, Rejection):
-                heard(number, answer)
-            return answer
-
-        async def ask_all() -> list[Samples | Rejection]:
-            async with self.client(workers) as client, asyncio.TaskGroup() as group:
-                tasks = [group.create_task(say(client, number, line)) for number, line in enumerate(lines)]
-            return [task.result() for task in tasks]
-
-        try:
-            return asyncio.run(ask_all())
-        except ExceptionGroup as group:
-            raise group.exceptions[0] from group  # the first that ended the others
+        return self.ask_each(lines, self._ask, heard, workers)
 
     async def _ask(self, client: Client, line: Line) -> Samples | Rejection:
         request: dict[str, Any] = {
