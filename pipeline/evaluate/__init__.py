@@ -1,0 +1,1 @@
+"""Evaluation: figures, each by a named protocol, of systems on the same rows."""

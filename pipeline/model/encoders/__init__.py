@@ -1,0 +1,1 @@
+"""Encoders: transformers' audio encoders, with their features computed on the device. One file a family."""

@@ -1,0 +1,1 @@
+"""Export: formats that others load and serve. One file each."""

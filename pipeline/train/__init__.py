@@ -1,0 +1,1 @@
+"""Training: rows, batches, losses, curriculum, loop, checkpoints."""
