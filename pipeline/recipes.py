@@ -55,13 +55,13 @@ class Problems:
             raise RecipeError("\n".join(dict.fromkeys(map(str, self._found))))
 
 
-def shipped() -> dict[str, Path]:
+def shipped(folder: Path = SHIPPED) -> dict[str, Path]:
     """The recipes that come with the project, by name."""
-    return {path.stem: path for path in sorted(SHIPPED.glob("*.yaml"))}
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
 
 
-def find(recipe: str) -> Path:
-    """A recipe's file from its path or from the name of a shipped one.
+def find(recipe: str, folder: Path = SHIPPED) -> Path:
+    """A recipe's file from its path or from the name of one that ships in a folder.
 
     Raises:
         RecipeError: There is neither.
@@ -69,7 +69,7 @@ def find(recipe: str) -> Path:
     path = Path(recipe).expanduser()
     if path.is_file():
         return path
-    known = shipped()
+    known = shipped(folder)
     if recipe in known:
         return known[recipe]
     hint = plugins.nearest(recipe, list(known)) or f" Shipped are: {', '.join(known)}"
@@ -173,7 +173,8 @@ def _plain(node: Any) -> Any:
 
 
 def _location(error: Any) -> tuple[int | str, ...]:
-    return tuple(key for key in error["loc"] if isinstance(key, int) or not key.startswith(("function-", "literal[")))
+    ours = ("function-", "literal[", "[key]")  # pydantic's own steps, which are not in the file
+    return tuple(key for key in error["loc"] if isinstance(key, int) or not key.startswith(ours))
 
 
 def _say(error: Any, model: type[BaseModel]) -> str:

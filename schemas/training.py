@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, Strict, model_validator
 
 from schemas.recipe import Mapping, Options
 
@@ -130,7 +130,7 @@ class BatchSpec(Options):
 class OptimizerSpec(Options):
     """AdamW."""
 
-    betas: tuple[float, float] = (0.9, 0.98)
+    betas: Annotated[tuple[float, float], Strict(False)] = (0.9, 0.98)
     epsilon: PositiveFloat = 1e-8
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     clip: PositiveFloat = 1.0
