@@ -1,0 +1,150 @@
+"""From pretrained parts, or from a saved folder, to a SpeechLM."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from transformers import AddedToken, AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging as library_logging
+
+from pipeline import plugins
+from pipeline.model.audio_lm import AudioLM
+from pipeline.model.base import ModelError, SpeechLM
+from pipeline.model.configuration import AudioLMConfig
+from pipeline.model.encoders import base as encoders
+from pipeline.model.speech_lm import Composed, head
+from schemas.conversation import AUDIO_PLACEHOLDER
+from schemas.training import ModelSpec
+
+_FAILURES = (OSError, ValueError, RuntimeError, KeyError, ImportError)  # of transformers, where something is amiss
+
+
+def load(name: str, *, device: str = "cpu", dtype: str = "float32", attention: str = "sdpa") -> SpeechLM:
+    """A saved AudioLM, or a ready audio LLM, of a folder or a hub id.
+
+    Args:
+        device: As torch names it.
+        dtype: Of encoders and LLM; what was trained beside them stays in fp32.
+        attention: The LLM's kind of attention, as transformers names it.
+
+    Raises:
+        ModelError: It cannot be loaded; the message says why.
+    """
+    config = _config(name)
+    if not isinstance(config, AudioLMConfig):
+        speech = _ready(name, config, "", dtype, attention)
+    else:
+        with _reported(f"the model {name!r}"):
+            model, told = AudioLM.from_pretrained(
+                name,
+                dtype=getattr(torch, dtype),
+                attn_implementation={"": attention, "text_config": attention},
+                output_loading_info=True,
+            )
+            tokenizer = AutoTokenizer.from_pretrained(name)
+        if told["missing_keys"]:
+            raise ModelError(f"{name!r} lacks weights, such as {min(told['missing_keys'])}: it was not saved whole")
+        speech = Composed(model, tokenizer, name=name)
+    speech.model.to(device).eval().requires_grad_(False)
+    return speech
+
+
+def compose(spec: ModelSpec, *, seed: int = 0, dtype: str = "float32") -> SpeechLM:
+    """The model of a recipe on the CPU, nothing of it trained yet.
+
+    Args:
+        spec: The recipe's `model`.
+        seed: The adapter's weights, and LoRA's, depend on it alone.
+        dtype: Of encoders and LLM; the adapter has fp32.
+
+    Raises:
+        ModelError: A part cannot be loaded, or is none that fits.
+    """
+    if spec.ready:
+        speech = _ready(spec.ready, _config(spec.ready, spec), spec.revision.get(spec.ready, ""), dtype, spec.attention)
+        speech.model.requires_grad_(False)
+        return speech
+    ears = [encoders.load(name, spec.revision.get(name, ""), dtype) for name in spec.encoders]
+    known = {"revision": spec.revision[spec.llm]} if spec.llm in spec.revision else {}
+    if type(_config(spec.llm, spec)) not in AutoModelForCausalLM._model_mapping:
+        raise ModelError(
+            f"`llm: {spec.llm}` is a {_config(spec.llm, spec).model_type}, no causal LM that transformers knows"
+        )
+    with _reported(f"the LLM {spec.llm!r}"):
+        language_model = AutoModelForCausalLM.from_pretrained(
+            spec.llm, dtype=getattr(torch, dtype), attn_implementation=spec.attention, **known
+        )
+        tokenizer = AutoTokenizer.from_pretrained(spec.llm, **known)
+    if AUDIO_PLACEHOLDER not in tokenizer.get_vocab():
+        tokenizer.add_tokens([AddedToken(AUDIO_PLACEHOLDER, special=True, normalized=False)], special_tokens=True)
+    config = AudioLMConfig(
+        encoder_config=ears[0].config,
+        second_encoder_config=ears[1].config if len(ears) > 1 else None,
+        text_config=language_model.config,
+        extractors=[ear.extractor_config for ear in ears],
+        adapter=dict(spec.adapter),
+        audio_token_id=tokenizer.convert_tokens_to_ids(AUDIO_PLACEHOLDER),
+        dtype=getattr(torch, dtype),
+    )
+    with torch.device("meta"):
+        model = AudioLM(config)
+    model.encoders = torch.nn.ModuleList(ears)
+    model.language_model = language_model
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model.adapter = model.new_adapter()
+    model.adapter.adopt(ears)
+    embeddings = language_model.get_input_embeddings().weight
+    model.adapter.set_scale(float(embeddings.detach().float().square().mean().sqrt()))
+    model.requires_grad_(False).eval()
+    _check_head(spec.llm, language_model)
+    return Composed(model, tokenizer, name=spec.llm, seed=seed)
+
+
+def _config(name: str, spec: ModelSpec | None = None) -> Any:
+    revision = spec.revision.get(name) if spec else None
+    with _reported(f"the model {name!r}"):
+        return AutoConfig.from_pretrained(name, **({"revision": revision} if revision else {}))
+
+
+@contextmanager
+def _reported(what: str) -> Iterator[None]:
+    library_logging.disable_progress_bar()
+    try:
+        yield
+    except _FAILURES as error:
+        if isinstance(error, ModelError):
+            raise
+        raise ModelError(f"{what} cannot be loaded: {error}") from error
+
+
+def _ready(name: str, config: Any, revision: str, dtype: str, attention: str) -> SpeechLM:
+    """A ready audio LLM, by the plugin that knows its type."""
+    known = {}
+    for plugin in plugins.names("model.ready"):
+        found = plugins.load("model.ready", plugin)
+        known |= dict.fromkeys(found.model_types, found)
+    if config.model_type not in known:
+        raise ModelError(
+            f"{name!r} is a {config.model_type}, neither an AudioLM nor an audio LLM that is known: "
+            f"{', '.join(sorted(known))}"
+        )
+    with _reported(f"the model {name!r}"):
+        speech: SpeechLM = known[config.model_type].load(name, revision=revision, dtype=dtype, attention=attention)
+    return speech
+
+
+@torch.no_grad()
+def _check_head(name: str, language_model: Any) -> None:
+    """Complains if the head does more to its states than `head` knows: the loss would be another model's."""
+    ids = torch.tensor([[1, 2, 3]])
+    states = language_model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state
+    expected = language_model(input_ids=ids, use_cache=False).logits
+    if not torch.allclose(head(language_model)(states).float(), expected.float(), rtol=1e-3, atol=1e-3):
+        raise ModelError(
+            f"the LLM {name!r} ({language_model.config.model_type}) changes its logits in a way that is not known "
+            "here, so it cannot be trained: take another"
+        )

@@ -1,0 +1,203 @@
+"""AudioLM as the trainer and the evaluation see it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import soundfile
+import torch
+from torch import Tensor, nn
+
+from pipeline.audio import samples_of
+from pipeline.model import lora
+from pipeline.model.audio_lm import AudioLM, generation_config
+from pipeline.model.base import Batch, Encoded, ModelError, RowError, Samples, SpeechLM
+from pipeline.model.chat import Chat, expand
+from pipeline.model.collate import collate
+from pipeline.model.processing import AudioLMProcessor
+from schemas.arrow import SAMPLING_RATE
+from schemas.sample import Sample
+from schemas.training import Part
+
+_UNLIMITED = 2**20  # positions of an LLM that names no limit
+
+
+class Composed(SpeechLM):
+    """An AudioLM with its tokenizer."""
+
+    model: AudioLM
+
+    def __init__(self, model: AudioLM, tokenizer: Any, *, name: str = "", seed: int = 0) -> None:
+        """Puts them together.
+
+        Args:
+            model: Its `config.audio_token_id` is the tokenizer's.
+            tokenizer: With chat template and audio token.
+            name: For errors.
+            seed: LoRA begins with weights drawn from it.
+        """
+        self.model, self.tokenizer, self._seed = model, tokenizer, seed
+        stops = model.language_model.generation_config.eos_token_id
+        self.chat = Chat(tokenizer, stops=[stops] if isinstance(stops, int) else stops or (), name=name)
+        assert self.chat.audio_id == model.config.audio_token_id
+        text = model.config.text_config
+        self.longest = int(getattr(text, "max_position_embeddings", None) or _UNLIMITED)
+        self.spans = model.spans
+        self._padding = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else min(self.chat.stops)
+        silent = [self.chat.audio_id] if self.chat.audio_id < text.vocab_size else []
+        model.generation_config = generation_config(sorted(self.chat.stops), self._padding, silent)
+
+    def tokens(self, samples: int) -> int:
+        return self.spans.tokens(samples)
+
+    def pieces(self, samples: int) -> list[int]:
+        """The samples of each piece that AudioLM hears of a sound; `listen` gives frames a piece."""
+        return self.spans.pieces(samples)
+
+    def encode(self, sample: Sample, *, hear: bool = True, answer: bool = True, sounds: bool = True) -> Encoded:
+        chat = self.chat.encode(sample, hear=hear, answer=answer)
+        if not hear:
+            return expand(sample.id, chat, self.chat.audio_id, (), self.longest)
+        sizes = [_size(sample, number) for number in range(len(sample.utterances))]
+        encoded = expand(sample.id, chat, self.chat.audio_id, [self.tokens(size) for size in sizes], self.longest)
+        if not sounds:
+            return encoded
+        return replace(encoded, sounds=tuple(_sound(sample, number, size) for number, size in enumerate(sizes)))
+
+    def collate(self, examples: Sequence[Encoded], *, pack: bool = False, left: bool = False) -> Batch:
+        if pack and not packs(self.model.config.text_config):
+            raise ModelError(
+                f"{self.model.config.text_config.model_type} has layers that carry a state from one example to the "
+                "next: set `packing: false`"
+            )
+        batch = collate(examples, self._padding, pack=pack, left=left)
+        return replace(batch, sounds=self.spans.cut(sound for example in examples for sound in example.sounds))
+
+    def listen(self, sounds: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What the frozen encoders hear: it may stand in `Batch.sounds` in place of the waveforms.
+
+        Args:
+            sounds: `waveforms` (A, S) and `lengths` (A), as `collate` makes them.
+
+        Returns:
+            As `AudioLM.listen`: A is one piece each.
+        """
+        with torch.no_grad():
+            return self.model.listen(**sounds)
+
+    def states(self, batch: Batch) -> Tensor:
+        packed = batch.examples > len(batch.ids)
+        found: Tensor = self.model.language_model.get_decoder()(
+            inputs_embeds=self.model.embed(batch.ids, **batch.sounds),
+            # Without a mask, positions that begin anew keep attention within each example.
+            attention_mask=None if packed else batch.mask,
+            position_ids=batch.positions,
+            use_cache=False,
+        ).last_hidden_state
+        return found
+
+    def head(self) -> Callable[[Tensor], Tensor]:
+        return head(self.model.language_model)
+
+    def named(self, part: Part) -> Iterator[tuple[str, nn.Parameter]]:
+        prefix = {"adapter": "adapter.", "lora": "language_model.", "llm": "language_model."}.get(part, "encoders.")
+        for name, parameter in self.model.named_parameters():
+            if name.startswith(prefix) and (part == "adapter" or (lora.MARK in name) == ("lora" in part)):
+                yield name, parameter
+
+    def add_lora(
+        self, rank: int, alpha: float, dropout: float, targets: Sequence[str], *, encoder: bool = False
+    ) -> None:
+        part = self.model.encoders if encoder else self.model.language_model
+        lora.place(part, "the encoder" if encoder else "the LLM", rank, alpha, dropout, targets, seed=self._seed)
+
+    def without_lora(self) -> AbstractContextManager[None]:
+        return lora.off(self.model.language_model)
+
+    def changed(self) -> bool:
+        """Whether LoRA changes anything."""
+        return any(lora.changed(part) for _, part in self.model.parts())
+
+    def merge(self) -> None:
+        """Adds LoRA to the weights that it stands beside, for export."""
+        for _, part in self.model.parts():
+            lora.merge(part)
+
+    def blocks(self) -> list[nn.Module]:
+        """The LLM's layers: what is compiled, and sharded, one by one."""
+        decoder = self.model.language_model.get_decoder()
+        return list(getattr(decoder, "layers", None) or getattr(decoder, "h", None) or [])
+
+    def generate(self, batch: Batch, *, most_tokens: int, **options: Any) -> list[list[int]]:
+        with torch.inference_mode():
+            made = self.model.generate(
+                input_ids=batch.ids,
+                attention_mask=batch.mask.long(),
+                max_new_tokens=most_tokens,
+                **batch.sounds,
+                **options,
+            )
+        return [self._until_stop(row) for row in made[:, batch.ids.shape[1] :].tolist()]
+
+    def _until_stop(self, ids: list[int]) -> list[int]:
+        return ids[: next((n for n, i in enumerate(ids) if i in self.chat.stops), len(ids))]
+
+    def save(self, folder: Path) -> None:
+        self.model.save_pretrained(folder)
+        self.processor.save_pretrained(folder)
+
+    @property
+    def processor(self) -> AudioLMProcessor:
+        """What makes inputs of text and sound outside of training."""
+        return AudioLMProcessor(self.tokenizer, AudioLMProcessor.settings(self.model.config))
+
+
+def head(language_model: Any) -> Callable[[Tensor], Tensor]:
+    """From states (N, H) to logits (N, V), as a causal LM of transformers computes them."""
+    config = language_model.config
+    cap = getattr(config, "final_logit_softcapping", None)  # Gemma 2
+    factor = getattr(config, "logit_scale", None) or 1 / (
+        getattr(config, "logits_scaling", None) or 1
+    )  # Cohere; Granite
+
+    def logits(states: Tensor) -> Tensor:
+        found: Tensor = language_model.get_output_embeddings()(states)
+        if factor != 1:
+            found = found * factor
+        return found if cap is None else torch.tanh(found / cap) * cap
+
+    return logits
+
+
+def packs(config: Any) -> bool:
+    """Whether attention alone joins positions, so that it can be kept within an example."""
+    kinds = getattr(config, "layer_types", None) or ()
+    return all("attention" in kind and "linear" not in kind for kind in kinds) and not hasattr(config, "ssm_cfg")
+
+
+def _size(sample: Sample, number: int) -> int:
+    audio = sample.utterances[number].audio
+    if audio is None:
+        raise RowError(f"row {sample.id} has no audio for its utterance {number + 1}: build the shard again")
+    return round(audio.seconds * SAMPLING_RATE)
+
+
+def _sound(sample: Sample, number: int, size: int) -> Samples:
+    audio = sample.utterances[number].audio
+    assert audio is not None
+    try:
+        samples = samples_of(audio)
+    except (soundfile.LibsndfileError, RuntimeError, ValueError) as error:
+        raise RowError(
+            f"the audio {number + 1} of row {sample.id} does not decode ({error}): the shard is damaged, build it again"
+        ) from error
+    if samples.ndim != 1 or len(samples) != size:
+        raise RowError(
+            f"the audio {number + 1} of row {sample.id} has {len(samples)} samples, its row says {size}: the shard "
+            "is damaged, build it again"
+        )
+    return samples
