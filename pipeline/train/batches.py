@@ -1,0 +1,392 @@
+"""Batches: which rows go through the model together, and when; drawn anew for each epoch, by arithmetic alone.
+
+A plan follows from the index, the recipe and (seed, stage, epoch). It knows nothing of processes: a step has
+`per_step` passes, and of n processes the r-th takes passes r, r+n, ... of each step. So resuming, on any number of
+processes, is to make the plan again and begin at another step.
+
+How rows are put together: the epoch's rows, in a random order, are cut into windows of two thousand batches. Within a
+window they are sorted by their longest audio and cut into groups, and these are sorted by their positions and cut into
+batches by the budget, so that rows of a batch are alike in both. The batches are shuffled. No random generator of a
+library is used, and no sort depends on the machine: the order is the same everywhere.
+
+Every step is whole: where the number of batches is no multiple of `per_step`, the largest are halved. Only an epoch of
+fewer rows than `per_step` has empty passes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+import xxhash
+
+from pipeline.model.base import RowError
+from pipeline.plugins import nearest
+from pipeline.seeds import derive
+from pipeline.train.index import Index, Ints
+from schemas.arrow import SAMPLING_RATE
+from schemas.training import BatchSpec
+
+WINDOW = 2048  # batches
+GROUPS = 1.4
+"""Groups of a window, by the root of its batches: measured, so that padding of both kinds is alike."""
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What goes through the model in a step, or in all of them; over all processes together."""
+
+    rows: int
+    targets: int
+    """Tokens of responses."""
+    positions: int
+    """Of the LLM, padding left out."""
+    padded_positions: int
+    samples: int
+    """Of audio, padding left out."""
+    padded_samples: int
+
+    @property
+    def padding(self) -> float:
+        """Share of the LLM's positions that are padding."""
+        return 1 - self.positions / self.padded_positions if self.padded_positions else 0.0
+
+    @property
+    def audio_padding(self) -> float:
+        """Share of the audio that is padding."""
+        return 1 - self.samples / self.padded_samples if self.padded_samples else 0.0
+
+    @property
+    def audio_seconds(self) -> float:
+        """Padding left out."""
+        return self.samples / SAMPLING_RATE
+
+
+@dataclass(frozen=True)
+class Plan:
+    """An epoch: M passes of M / per_step steps. All passes of all processes are in it."""
+
+    index: Index
+    rows: Ints
+    """E. Row numbers, pass after pass."""
+    starts: Ints
+    """M + 1. Where each pass begins in `rows`; equal neighbours are an empty pass."""
+    per_step: int
+    packed: bool
+
+    def __len__(self) -> int:
+        """Steps."""
+        return (len(self.starts) - 1) // self.per_step
+
+    def rows_of(self, number: int) -> Ints:
+        """The rows of a pass."""
+        return self.rows[self.starts[number] : self.starts[number + 1]]
+
+    def passes(self, step: int, rank: int = 0, world: int = 1) -> range:
+        """The numbers of the passes that a process takes in a step: as many as any other.
+
+        Args:
+            step: From 0.
+            rank: Of the process.
+            world: How many processes.
+
+        Raises:
+            ValueError: The processes do not share a step's passes evenly.
+        """
+        if self.per_step % world:
+            raise ValueError(
+                f"{world} processes cannot share the {self.per_step} passes of a step evenly: "
+                f"set `batches.per_step` to a multiple of {world}, or start another number of processes"
+            )
+        return range(step * self.per_step + rank, (step + 1) * self.per_step, world)
+
+    @cached_property
+    def digest(self) -> str:
+        """Equal for equal plans."""
+        return xxhash.xxh3_128_hexdigest(
+            self.rows.tobytes() + self.starts.tobytes() + bytes(str(self.per_step), "utf-8")
+        )
+
+    @cached_property
+    def shapes(self) -> dict[str, Ints]:
+        """M each: what every pass has, by name.
+
+        `rows`, `positions`, `longest` (row, in positions), `padded_positions`, `targets`, `sounds`, `samples`,
+        `longest_sound` (in samples), `padded_samples`.
+        """
+        index, rows = self.index, self.rows
+        counts = np.diff(self.starts)
+
+        def over(values: Ints, join: np.ufunc) -> Ints:
+            joined = np.zeros(len(counts), np.int64)
+            full = counts > 0
+            joined[full] = join.reduceat(values, self.starts[:-1][full])
+            return joined
+
+        taken = {
+            name: getattr(index, name)[rows].astype(np.int64) for name in ("positions", "targets", "sounds", "samples")
+        }
+        shapes = {name: over(values, np.add) for name, values in taken.items()}
+        longest = over(taken["positions"], np.maximum)
+        longest_sound = over(index.longest[rows], np.maximum)
+        return shapes | {
+            "rows": counts,
+            "longest": longest,
+            "padded_positions": shapes["positions"] if self.packed else counts * longest,
+            "longest_sound": longest_sound,
+            "padded_samples": shapes["sounds"] * longest_sound,
+        }
+
+    def facts(self, step: int | None = None) -> Facts:
+        """Of a step, or of all."""
+        passes = slice(None) if step is None else slice(step * self.per_step, (step + 1) * self.per_step)
+        names = ("rows", "targets", "positions", "padded_positions", "samples", "padded_samples")
+        return Facts(*(int(self.shapes[name][passes].sum()) for name in names))
+
+    def extremes(self) -> dict[str, int]:
+        """The passes that are the largest of all in some way, for a trial; by what they have most of."""
+        return {name: int(values.argmax()) for name, values in self.shapes.items()}
+
+
+def plan(
+    index: Index,
+    spec: BatchSpec,
+    *,
+    seed: int,
+    stage: str,
+    epoch: int,
+    rows: Ints | None = None,
+    tasks: Mapping[str, float] | None = None,
+    weights: Sequence[float] | None = None,
+) -> Plan:
+    """An epoch of a stage.
+
+    Args:
+        index: Of all rows.
+        spec: The budget. Its `longest`, if any, is checked.
+        seed: The recipe's.
+        stage: Its name.
+        epoch: From 0, of the stage.
+        rows: Numbers of the rows that may be used; all if omitted.
+        tasks: Which tasks, and their shares of the epoch; all as they come if omitted. The epoch stays as long as the
+            rows of these tasks: one that has too few for its share is repeated, of one that has too many some wait for
+            the epochs to come.
+        weights: How often the rows of each dataset are seen in an epoch; once if omitted.
+
+    Raises:
+        RowError: No row is left, a task has none, or rows are longer than `spec.longest`.
+    """
+    chosen = np.arange(len(index)) if rows is None else np.asarray(rows, np.int64)
+    drawn = _drawn(index, chosen, seed, stage, epoch, tasks, weights)
+    if not len(drawn):
+        raise RowError(f"stage {stage!r} has no rows to train on in epoch {epoch}: raise the weights of its datasets")
+    longest = int(index.positions[drawn].max())
+    if spec.longest is not None and longest > spec.longest:
+        raise RowError(f"a row takes {longest:,} positions, `batches.longest` allows {spec.longest:,}")
+    drawn = drawn[_order(mixed(np.arange(len(drawn)), derive(seed, "order", stage, epoch)) >> np.uint64(24))]
+    entries = _Entries.of(index, drawn)
+    seeded = derive(seed, "batches", stage, epoch)
+    order, starts = _packed(entries, spec) if spec.packing else _bucketed(entries, spec, seeded)
+    starts = _whole_steps(starts, spec.per_step)
+    order, starts = _shuffled(order, starts, seeded)
+    return Plan(index, drawn[order], starts, spec.per_step, spec.packing)
+
+
+def mixed(numbers: npt.NDArray[np.integer], seed: int) -> npt.NDArray[np.uint64]:
+    """Numbers as uniform 64-bit ones: SplitMix64 (Steele, Lea and Flood, OOPSLA 2014)."""
+    mixed = numbers.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(seed)
+    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return mixed ^ (mixed >> np.uint64(31))
+
+
+def _order(values: npt.NDArray[np.integer]) -> Ints:
+    """What sorts values that are not negative; equals stay in their order.
+
+    Each value and its place go into one number, and numbers are sorted: several times as fast as `argsort`.
+    """
+    bits = max(1, int(len(values) - 1).bit_length())
+    if len(values) and int(values.max()).bit_length() + bits > 64:
+        return np.argsort(values, kind="stable")
+    keys = (values.astype(np.uint64) << np.uint64(bits)) | np.arange(len(values), dtype=np.uint64)
+    keys.sort()
+    return (keys & np.uint64((1 << bits) - 1)).astype(np.int64)
+
+
+def _drawn(
+    index: Index,
+    rows: Ints,
+    seed: int,
+    stage: str,
+    epoch: int,
+    tasks: Mapping[str, float] | None,
+    weights: Sequence[float] | None,
+) -> Ints:
+    """The rows of an epoch, as often as they are seen in it.
+
+    A row that is seen r times an epoch is seen floor(r (e + 1) + u) - floor(r e + u) times in epoch e, where u is its
+    place in a random order of the rows of its task and dataset, from 0 to 1. So of r < 1 all rows are seen in turn,
+    none twice before all were seen once, and the shares of tasks are exact in each epoch.
+    """
+    rate = np.ones(len(index.tasks)), np.asarray(weights if weights is not None else [1.0], float)
+    dataset = index.dataset[rows] if weights is not None else np.zeros(len(rows), np.int16)
+    if tasks is not None:
+        known = {name: number for number, name in enumerate(index.tasks)}
+        count = np.bincount(index.task[rows], rate[1][dataset], minlength=len(known))
+        for name in tasks:
+            if name not in known or not count[known[name]]:
+                there = [task for task, number in known.items() if count[number]]
+                raise RowError(
+                    f"stage {stage!r}: there are no rows of task {name!r}.{nearest(name, there)} "
+                    f"There are: {', '.join(there)}"
+                )
+        rate[0][:] = 0
+        whole, shares = sum(count[known[name]] for name in tasks), sum(tasks.values())
+        for name, share in tasks.items():
+            rate[0][known[name]] = share / shares * whole / count[known[name]]
+    of_task, of_dataset = rate
+    if np.all(of_task == 1) and np.all(of_dataset == 1):
+        return rows
+    group = index.task[rows].astype(np.int64) * len(of_dataset) + dataset
+    order = _order(mixed(rows, derive(seed, "draw", stage)) >> np.uint64(24))
+    order = order[_order(group[order])]
+    sizes = np.bincount(group, minlength=len(of_task) * len(of_dataset))
+    firsts = np.cumsum(sizes) - sizes
+    grouped = group[order]
+    place = (np.arange(len(rows)) - firsts[grouped]) / sizes[grouped]
+    rates = np.outer(of_task, of_dataset).ravel()[grouped]
+    times = np.floor(rates * (epoch + 1) + place) - np.floor(rates * epoch + place)
+    counts = np.zeros(len(rows), np.int64)
+    counts[order] = times
+    return np.repeat(rows, counts)
+
+
+@dataclass(frozen=True)
+class _Entries:
+    """The rows of an epoch in a random order."""
+
+    positions: Ints
+    sounds: Ints
+    longest: Ints
+    """Samples of the longest sound."""
+
+    @classmethod
+    def of(cls, index: Index, rows: Ints) -> _Entries:
+        return cls(*(getattr(index, name)[rows].astype(np.int64) for name in ("positions", "sounds", "longest")))
+
+    def __getitem__(self, which: Ints | slice) -> _Entries:
+        return _Entries(self.positions[which], self.sounds[which], self.longest[which])
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+
+def _window_of(entries: _Entries, spec: BatchSpec) -> tuple[Ints, float]:
+    """The window that each row is in, and about how many batches a window makes."""
+    audio = float((entries.sounds * entries.longest).mean()) / SAMPLING_RATE
+    filled = max(float(entries.positions.mean()) / spec.tokens, audio / spec.seconds)  # of a batch by a row
+    batches = len(entries) * min(1.0, filled)
+    windows = max(1, round(batches / WINDOW))
+    return np.arange(len(entries)) * windows // len(entries), batches / windows
+
+
+def _bucketed(entries: _Entries, spec: BatchSpec, seed: int) -> tuple[Ints, Ints]:
+    """The order of the rows, and where batches start: for padding."""
+    window, batches = _window_of(entries, spec)
+    by_audio = _order(window * (int(entries.longest.max()) + 1) + entries.longest)
+    # The sort keeps windows together: the k-th row now is of the k-th's window.
+    group = _group_of(entries.longest[by_audio], window, max(1, round(GROUPS * batches**0.5)), seed)
+    most = int(entries.positions.max())
+    order = by_audio[_order(group * (most + 1) + most - entries.positions[by_audio])]  # the longest first
+    taken = entries[order]
+    begins = np.flatnonzero(np.diff(group, prepend=-1))
+    sizes = np.diff(begins, append=len(order))
+    ends = np.arange(len(order)) + np.maximum(1, spec.tokens // taken.positions)
+    ends = np.minimum(ends, np.repeat(begins + sizes, sizes))
+    return order, _cut(ends, taken, np.repeat(np.maximum.reduceat(taken.longest, begins), sizes), spec)
+
+
+def _group_of(longest: Ints, window: Ints, groups: int, seed: int) -> Ints:
+    """The group of like audio that each row is in, counted through all windows.
+
+    Where rows are dense a narrow group has enough of them to be sorted by positions, too; where they are few, or short,
+    it has to be wider. Padding of both kinds together is least where a group's relative width goes with one over the
+    root of the density and of the length. Where groups begin is random, or the same rows would meet in each epoch.
+    """
+    log = np.log(longest + 1.0)
+    step = np.diff(log, prepend=log[:1])
+    sizes = np.bincount(window)
+    firsts = np.cumsum(sizes) - sizes
+    step[firsts] = 0.0
+    run = np.cumsum(np.sqrt(step * longest))
+    run -= run[firsts][window]
+    whole = run[firsts + sizes - 1]
+    offset = mixed(np.arange(len(sizes)), seed) / 2.0**64
+    inside = run * (groups / np.maximum(whole, 1e-9))[window] + offset[window]  # 0 to groups + 1
+    group: Ints = window * (groups + 2) + inside.astype(np.int64)
+    return group
+
+
+def _packed(entries: _Entries, spec: BatchSpec) -> tuple[Ints, Ints]:
+    """The order of the rows, and where batches start: for packing. Only audio is padded."""
+    window, _ = _window_of(entries, spec)
+    most = int(entries.longest.max())
+    order = _order(window * (most + 1) + most - entries.longest)
+    taken = entries[order]
+    filled = np.concatenate([[0], np.cumsum(taken.positions)])
+    ends = np.searchsorted(filled, filled[:-1] + spec.tokens, side="right") - 1
+    ends = np.maximum(ends, np.arange(len(order)) + 1)
+    ends = np.minimum(ends, np.cumsum(np.bincount(window))[window])
+    return order, _cut(ends, taken, taken.longest, spec)
+
+
+def _cut(ends: Ints, taken: _Entries, longest: Ints, spec: BatchSpec) -> Ints:
+    """Where batches start, and the end of the last.
+
+    Args:
+        ends: Where a batch that starts at a row has to end for its positions.
+        taken: In order.
+        longest: Samples that no sound of that batch is above.
+        spec: For the budget of audio.
+    """
+    budget = int(spec.seconds * SAMPLING_RATE)
+    sounds = np.concatenate([[0], np.cumsum(taken.sounds)])
+    surely = (sounds[ends] - sounds[:-1]) * longest <= budget  # as for most batches: audio is seldom what ends them
+    upto, sure = ends.tolist(), surely.tolist()
+    starts = [0]
+    at = 0
+    while at < len(upto):
+        end = upto[at]
+        if not sure[at]:
+            padded = np.maximum.accumulate(taken.longest[at:end]) * (sounds[at + 1 : end + 1] - sounds[at])
+            end = at + max(1, int(np.searchsorted(padded, budget, side="right")))
+        starts.append(end)
+        at = end
+    return np.array(starts, np.int64)
+
+
+def _whole_steps(starts: Ints, per_step: int) -> Ints:
+    """Halves the largest batches until `per_step` divides their number; adds empty ones if rows are too few."""
+    while missing := -(len(starts) - 1) % per_step:
+        sizes = np.diff(starts)
+        largest = _order(int(sizes.max()) - sizes)[:missing]
+        largest = largest[sizes[largest] > 1]
+        if not len(largest):
+            return np.concatenate([starts, np.full(missing, starts[-1])])
+        starts = np.sort(np.concatenate([starts, starts[largest] + sizes[largest] // 2]))
+    return starts
+
+
+def _shuffled(order: Ints, starts: Ints, seed: int) -> tuple[Ints, Ints]:
+    """Batches in a random order; empty ones stay last."""
+    sizes = np.diff(starts)
+    full = int((sizes > 0).sum())
+    batches = np.concatenate([_order(mixed(np.arange(full), seed) >> np.uint64(24)), np.arange(full, len(sizes))])
+    taken = sizes[batches]
+    ends = np.cumsum(taken)
+    # The place in the old order of each entry of the new one.
+    places = np.arange(len(order)) + np.repeat(starts[:-1][batches] - (ends - taken), taken)
+    return order[places], np.concatenate([[0], ends])
