@@ -25,7 +25,7 @@ Call one as <tool_call>{"name": ..., "arguments": {...}}</tool_call>.
 {%- endif -%}
 <|im_end|>
 {% endif -%}
-{%- for message in messages if message.role != 'system' or not loop.first -%}
+{%- for message in messages[1 if messages and messages[0].role == 'system' else 0:] -%}
 <|im_start|>{{ message.role }}
 {{ message.content or '' }}
 {%- for call in message.tool_calls or [] -%}
