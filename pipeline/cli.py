@@ -37,6 +37,7 @@ from pipeline.memo import MemoError
 from pipeline.plugins import MissingExtra
 from pipeline.prompting import PromptError
 from pipeline.publish.card import without_rows
+from pipeline.publish.errors import DamagedShard, PublishError
 from pipeline.readers.base import CorpusError
 from pipeline.recipes import RecipeError
 from pipeline.setup import prepare
@@ -58,6 +59,7 @@ T = TypeVar("T")
 USERS = (
     *(RecipeError, PromptError, CorpusError, MissingExtra, EndpointError, MemoError, DiskError),
     *(CatalogueError, FolderInUse, NoDataset, SpeechError, ASRError, UnitsFailed),
+    *(PublishError, DamagedShard),
 )
 """Errors that a person can mend: their message is all that is shown."""
 PREFECTS = ("prefect", "httpx", "sqlalchemy")  # whose errors are not about the dataset
@@ -230,10 +232,28 @@ def recipes() -> None:
         console.print(Text(f"  {path}", "dim"), soft_wrap=True)  # in one line, so that it can be copied
 
 
+def publish(
+    dataset: Annotated[Path, typer.Argument(help="The folder of a finished dataset.")],
+    repository: Annotated[str, typer.Argument(help="OWNER/NAME on the Hugging Face Hub; made if it is not there.")],
+    rejected: Annotated[bool, typer.Option(help="Publish the rows that were set aside, too.")] = False,
+    public: Annotated[bool, typer.Option(help="Let everybody see a repository that is new.")] = False,
+) -> None:
+    """Publish a finished dataset on the Hub, all at once. The token is taken from HF_TOKEN. Run it again to go on."""
+    from pipeline.publish import release
+
+    done = release.publish(dataset, inspection.load(dataset), repository, rejected=rejected, private=not public)
+    if not done.changed:
+        console.print(f"{repository} has all of it already: no new commit.")
+        return
+    console.print(f"{repository}: {done.files} files, of which {done.made} were made for this release.")
+    console.print(f"Load it: datasets.load_dataset({repository!r})", soft_wrap=True)
+
+
 COMMANDS: dict[str, Callable[..., None]] = {
     "build": build,
     "corpora": corpora,
     "inspect": inspect,
+    "publish": publish,
     "recipes": recipes,
     "tools": tools,
 }

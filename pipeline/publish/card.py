@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 from schemas.manifest import DatasetManifest
 
@@ -14,6 +16,9 @@ rows = datasets.load_dataset("THIS FOLDER", split="train")
 samples, sampling_rate = soundfile.read(io.BytesIO(rows[0]["audios"][0]["bytes"]))
 ```
 """
+_ASIDE = (
+    "The others are in the configuration `rejected`; where there is no sound to be had, an entry of `audios` is null."
+)
 _NO_FILES = "configs: []\n"
 NO_ROWS = "empty.arrow"
 """What stands for the rows where none is kept: else `load_dataset` would take those that were set aside for them."""
@@ -21,7 +26,7 @@ NO_ROWS = "empty.arrow"
 
 def card(dataset: DatasetManifest) -> str:
     """`README.md` of a dataset, with the YAML head by which `load_dataset` finds its files."""
-    return f"---\n{_head(dataset)}---\n\n{_body(dataset)}"
+    return f"---\n{_head(dataset)}---\n\n{body(dataset)}"
 
 
 def _head(dataset: DatasetManifest) -> str:
@@ -35,12 +40,17 @@ def _head(dataset: DatasetManifest) -> str:
         if files:
             configs += f"- config_name: {name}\n  description: {state}\n  data_files:\n"
             configs += "".join(f"  - split: {split}\n    path: {path}\n" for split, path in files.items())
-    languages = sorted({name.split("-")[0] for name in dataset.languages if name != "unknown"})
-    head = f"pretty_name: {dataset.name}\n"
-    if languages:
-        head += "language:\n" + "".join(f"- '{name}'\n" for name in languages)
-    head += "tags:\n- audio\n- instruction-tuning\n- earwitness\n"
+    head = "\n".join(f"{key}: {json.dumps(value)}" for key, value in about(dataset).items()) + "\n"
     return head + (f"configs:\n{configs}" if configs else _NO_FILES)
+
+
+def about(dataset: DatasetManifest) -> dict[str, Any]:
+    """What the Hub can search by, wherever the dataset lies."""
+    languages = sorted({name.split("-")[0] for name in dataset.languages if name != "unknown"})
+    found: dict[str, Any] = {"pretty_name": dataset.name}
+    return (
+        found | ({"language": languages} if languages else {}) | {"tags": ["audio", "instruction-tuning", "earwitness"]}
+    )
 
 
 def _state(dataset: DatasetManifest) -> str:
@@ -54,14 +64,21 @@ def _state(dataset: DatasetManifest) -> str:
     return f"shards {hashlib.blake2b(listing.encode(), digest_size=8).hexdigest()}"
 
 
-def _body(dataset: DatasetManifest) -> str:
+def body(dataset: DatasetManifest, use: str = _USE, audio: str = "audios", aside: str = _ASIDE) -> str:
+    """What a person reads.
+
+    Args:
+        use: How its rows are read.
+        audio: The column of the speech.
+        aside: Where the rows are that were set aside.
+    """
     rows = sum(s.rows for s in dataset.splits.values())
     parts = [
         f"# {dataset.name}\n",
         f"{dataset.recipe.get('description') or 'Spoken instructions and their responses.'}\n",
-        "Made by Earwitness. Each row holds speech (`audios`, 16 kHz FLAC), a conversation about it "
+        f"Made by Earwitness. Each row holds speech (`{audio}`, 16 kHz FLAC), a conversation about it "
         "(`messages`, one `<|audio|>` for each recording) and where both come from.\n",
-        _USE,
+        use,
         table(
             ("split", "rows", "hours of rows", "hours of source audio", "speakers"),
             (
@@ -77,8 +94,7 @@ def _body(dataset: DatasetManifest) -> str:
         without_rows(dataset),
         _tools(dataset),
         "## Set aside\n",
-        f"Of {dataset.rows_in} rows {rows} are kept. The others are in the configuration `rejected`; "
-        "where there is no sound to be had, an entry of `audios` is null.\n",
+        f"Of {dataset.rows_in} rows {rows} are kept. {aside}\n",
         table(("reason", "rows"), _most_first(dataset.reasons)),
         "## Languages and licences\n",
         table(("language", "hours of source audio"), _hours(dataset.languages)),

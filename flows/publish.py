@@ -1,0 +1,38 @@
+"""Publishing: a finished dataset to the Hub, as a job that a schedule starts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from prefect import flow, task
+from prefect.artifacts import create_markdown_artifact
+from prefect.cache_policies import NO_CACHE
+
+from pipeline import inspect
+from pipeline.publish import release
+from pipeline.publish.card import table
+from pipeline.publish.hub import Published
+
+
+@task(name="push", cache_policy=NO_CACHE, persist_result=False)
+def push(dataset: str, repository: str, rejected: bool, private: bool) -> Published:
+    """Sends what the Hub lacks, and makes the release visible."""
+    folder = Path(dataset)
+    return release.publish(folder, inspect.load(folder), repository, rejected=rejected, private=private)
+
+
+@flow(name="publish", persist_result=False)
+def publish(dataset: str, repository: str, rejected: bool = False, private: bool = True) -> Published:
+    """Publishes a finished dataset. The Hub's token comes from `HF_TOKEN` alone.
+
+    Args:
+        dataset: Its folder.
+        repository: `owner/name` on the Hub.
+        rejected: Whether rows that were set aside are a configuration of their own.
+        private: Whether a new repository is.
+    """
+    done = push(dataset, repository, rejected, private)
+    rows = [("commit", done.commit), ("changed", done.changed), ("files", done.files), ("files made", done.made)]
+    key = f"{Path(repository).name.lower()}-release".replace("_", "-").replace(".", "-")
+    create_markdown_artifact(f"# {repository}\n\n{table(('', 'release'), rows)}", key=key)
+    return done
