@@ -19,17 +19,19 @@ from pipeline.model.base import Batch, Encoded, ModelError, RowError, Samples, S
 from pipeline.model.chat import Chat, expand
 from pipeline.model.collate import collate
 from pipeline.model.processing import AudioLMProcessor
+from pipeline.model.quiet import quiet
 from schemas.arrow import SAMPLING_RATE
 from schemas.sample import Sample
 from schemas.training import Part
 
+_ATTENTION = frozenset({"full_attention", "sliding_attention", "chunked_attention", "sparse", "dense"})
 _UNLIMITED = 2**20  # positions of an LLM that names no limit
 
 
 class Composed(SpeechLM):
     """An AudioLM with its tokenizer."""
 
-    model: AudioLM
+    model: Any  # an AudioLM, whose `generate` has types that no call fits
 
     def __init__(self, model: AudioLM, tokenizer: Any, *, name: str = "", seed: int = 0) -> None:
         """Puts them together.
@@ -62,14 +64,14 @@ class Composed(SpeechLM):
         chat = self.chat.encode(sample, hear=hear, answer=answer)
         if not hear:
             return expand(sample.id, chat, self.chat.audio_id, (), self.longest)
-        sizes = [_size(sample, number) for number in range(len(sample.utterances))]
+        sizes = [size_of(sample, number) for number in range(len(sample.utterances))]
         encoded = expand(sample.id, chat, self.chat.audio_id, [self.tokens(size) for size in sizes], self.longest)
         if not sounds:
             return encoded
-        return replace(encoded, sounds=tuple(_sound(sample, number, size) for number, size in enumerate(sizes)))
+        return replace(encoded, sounds=tuple(sound_of(sample, number, size) for number, size in enumerate(sizes)))
 
     def collate(self, examples: Sequence[Encoded], *, pack: bool = False, left: bool = False) -> Batch:
-        if pack and not packs(self.model.config.text_config):
+        if pack and not packs(self.model.language_model):
             raise ModelError(
                 f"{self.model.config.text_config.model_type} has layers that carry a state from one example to the "
                 "next: set `packing: false`"
@@ -87,7 +89,8 @@ class Composed(SpeechLM):
             As `AudioLM.listen`: A is one piece each.
         """
         with torch.no_grad():
-            return self.model.listen(**sounds)
+            heard: dict[str, Tensor] = self.model.listen(**sounds)
+        return heard
 
     def states(self, batch: Batch) -> Tensor:
         packed = batch.examples > len(batch.ids)
@@ -147,8 +150,9 @@ class Composed(SpeechLM):
         return ids[: next((n for n, i in enumerate(ids) if i in self.chat.stops), len(ids))]
 
     def save(self, folder: Path) -> None:
-        self.model.save_pretrained(folder)
-        self.processor.save_pretrained(folder)
+        with quiet():
+            self.model.save_pretrained(folder)
+            self.processor.save_pretrained(folder)
 
     @property
     def processor(self) -> AudioLMProcessor:
@@ -158,7 +162,7 @@ class Composed(SpeechLM):
 
 def head(language_model: Any) -> Callable[[Tensor], Tensor]:
     """From states (N, H) to logits (N, V), as a causal LM of transformers computes them."""
-    config = language_model.config
+    config = language_model.config.get_text_config()
     cap = getattr(config, "final_logit_softcapping", None)  # Gemma 2
     factor = getattr(config, "logit_scale", None) or 1 / (
         getattr(config, "logits_scaling", None) or 1
@@ -173,20 +177,22 @@ def head(language_model: Any) -> Callable[[Tensor], Tensor]:
     return logits
 
 
-def packs(config: Any) -> bool:
+def packs(language_model: Any) -> bool:
     """Whether attention alone joins positions, so that it can be kept within an example."""
-    kinds = getattr(config, "layer_types", None) or ()
-    return all("attention" in kind and "linear" not in kind for kind in kinds) and not hasattr(config, "ssm_cfg")
+    kinds = getattr(language_model.config, "layer_types", None) or ()
+    return not language_model._is_stateful and _ATTENTION.issuperset(kinds)
 
 
-def _size(sample: Sample, number: int) -> int:
+def size_of(sample: Sample, number: int) -> int:
+    """The samples of an utterance's audio, without decoding it."""
     audio = sample.utterances[number].audio
     if audio is None:
         raise RowError(f"row {sample.id} has no audio for its utterance {number + 1}: build the shard again")
     return round(audio.seconds * SAMPLING_RATE)
 
 
-def _sound(sample: Sample, number: int, size: int) -> Samples:
+def sound_of(sample: Sample, number: int, size: int) -> Samples:
+    """An utterance's audio, which is to have so many samples."""
     audio = sample.utterances[number].audio
     assert audio is not None
     try:
