@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from transformers import AddedToken, AutoConfig, AutoModelForCausalLM, AutoTokenizer
-from transformers.utils import logging as library_logging
 
 from pipeline import plugins
 from pipeline.model.audio_lm import AudioLM
 from pipeline.model.base import ModelError, SpeechLM
 from pipeline.model.configuration import AudioLMConfig
 from pipeline.model.encoders import base as encoders
+from pipeline.model.quiet import quiet
 from pipeline.model.speech_lm import Composed, head
 from schemas.conversation import AUDIO_PLACEHOLDER
 from schemas.training import ModelSpec
@@ -67,7 +68,8 @@ def compose(spec: ModelSpec, *, seed: int = 0, dtype: str = "float32") -> Speech
         speech = _ready(spec.ready, _config(spec.ready, spec), spec.revision.get(spec.ready, ""), dtype, spec.attention)
         speech.model.requires_grad_(False)
         return speech
-    ears = [encoders.load(name, spec.revision.get(name, ""), dtype) for name in spec.encoders]
+    with quiet():
+        ears = [encoders.load(name, spec.revision.get(name, ""), dtype) for name in spec.encoders]
     known = {"revision": spec.revision[spec.llm]} if spec.llm in spec.revision else {}
     if type(_config(spec.llm, spec)) not in AutoModelForCausalLM._model_mapping:
         raise ModelError(
@@ -80,16 +82,8 @@ def compose(spec: ModelSpec, *, seed: int = 0, dtype: str = "float32") -> Speech
         tokenizer = AutoTokenizer.from_pretrained(spec.llm, **known)
     if AUDIO_PLACEHOLDER not in tokenizer.get_vocab():
         tokenizer.add_tokens([AddedToken(AUDIO_PLACEHOLDER, special=True, normalized=False)], special_tokens=True)
-    config = AudioLMConfig(
-        encoder_config=ears[0].config,
-        second_encoder_config=ears[1].config if len(ears) > 1 else None,
-        text_config=language_model.config,
-        extractors=[ear.extractor_config for ear in ears],
-        adapter=dict(spec.adapter),
-        audio_token_id=tokenizer.convert_tokens_to_ids(AUDIO_PLACEHOLDER),
-        dtype=getattr(torch, dtype),
-    )
-    with torch.device("meta"):
+    config = _joined(spec, ears, language_model, tokenizer)
+    with torch.device("meta"), quiet():
         model = AudioLM(config)
     model.encoders = torch.nn.ModuleList(ears)
     model.language_model = language_model
@@ -97,11 +91,33 @@ def compose(spec: ModelSpec, *, seed: int = 0, dtype: str = "float32") -> Speech
         torch.manual_seed(seed)
         model.adapter = model.new_adapter()
     model.adapter.adopt(ears)
-    embeddings = language_model.get_input_embeddings().weight
-    model.adapter.set_scale(float(embeddings.detach().float().square().mean().sqrt()))
-    model.requires_grad_(False).eval()
+    embeddings: torch.Tensor = language_model.get_input_embeddings().weight.detach()  # type: ignore[operator]
+    model.adapter.set_scale(float(embeddings.float().square().mean().sqrt()))
+    model.requires_grad_(False).train(False)
     _check_head(spec.llm, language_model)
     return Composed(model, tokenizer, name=spec.llm, seed=seed)
+
+
+def _joined(spec: ModelSpec, ears: list[encoders.Encoder], language_model: Any, tokenizer: Any) -> AudioLMConfig:
+    """The configuration of the whole; where its parts came from is left out."""
+    parts = [copy.deepcopy(part.config) for part in (*ears, language_model)]
+    kinds = [part._attn_implementation for part in parts]  # the whole one resets them
+    for part in parts:
+        part._name_or_path = ""
+    *hearing, text = parts
+    config = AudioLMConfig(
+        encoder_config=hearing[0],
+        second_encoder_config=hearing[1] if len(hearing) > 1 else None,
+        text_config=text,
+        extractors=[ear.extractor_config for ear in ears],
+        adapter=dict(spec.adapter),
+        audio_token_id=tokenizer.convert_tokens_to_ids(AUDIO_PLACEHOLDER),
+        dtype=language_model.dtype,
+    )
+    config._attn_implementation = kinds[-1]
+    for part, kind in zip(parts, kinds, strict=True):
+        part._attn_implementation = kind
+    return config
 
 
 def _config(name: str, spec: ModelSpec | None = None) -> Any:
@@ -112,9 +128,9 @@ def _config(name: str, spec: ModelSpec | None = None) -> Any:
 
 @contextmanager
 def _reported(what: str) -> Iterator[None]:
-    library_logging.disable_progress_bar()
     try:
-        yield
+        with quiet():
+            yield
     except _FAILURES as error:
         if isinstance(error, ModelError):
             raise
@@ -123,7 +139,7 @@ def _reported(what: str) -> Iterator[None]:
 
 def _ready(name: str, config: Any, revision: str, dtype: str, attention: str) -> SpeechLM:
     """A ready audio LLM, by the plugin that knows its type."""
-    known = {}
+    known: dict[str, Any] = {}
     for plugin in plugins.names("model.ready"):
         found = plugins.load("model.ready", plugin)
         known |= dict.fromkeys(found.model_types, found)

@@ -23,7 +23,7 @@ from transformers import (
     GenerationMixin,
     PreTrainedModel,
 )
-from transformers.utils import cached_file
+from transformers.utils.hub import cached_file
 
 from pipeline.model import lora
 from pipeline.model.adapters import base as adapters
@@ -38,13 +38,15 @@ SOUNDS = ("waveforms", "lengths", "frames", "frame_lengths", "second_frames")
 _HUB = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
 
 
-class AudioLM(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
+class AudioLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-untyped-call]
     """Listens and writes. `pipeline.model.compose` makes one of pretrained parts."""
 
     config: AudioLMConfig
+    adapter: adapters.Adapter
+    language_model: Any
     config_class = AudioLMConfig
     main_input_name = "input_ids"
-    input_modalities = ("audio", "text")
+    input_modalities = ["audio", "text"]
     supports_gradient_checkpointing = True
     _supports_sdpa = True
     _supports_flash_attn = True
@@ -58,10 +60,10 @@ class AudioLM(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
         self.encoders = nn.ModuleList(
             encoders.from_config(*pair) for pair in zip(config.encoder_configs, extractors, strict=True)
         )
-        self.language_model = AutoModelForCausalLM.from_config(config.text_config)
+        self.language_model = AutoModelForCausalLM.from_config(config.text_config)  # type: ignore[no-untyped-call]
         self.adapter = self.new_adapter()
         self.adapter.adopt(self.ears)
-        self.post_init()
+        self.post_init()  # type: ignore[no-untyped-call]
 
     def _init_weights(self, module: nn.Module) -> None:
         """Nothing: encoders and LLM have their own classes for this, and adapters draw theirs when they are made."""
@@ -117,7 +119,7 @@ class AudioLM(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
         (frames, counts), *others = heard
         if not others:
             return {"frames": frames, "frame_lengths": counts}
-        second = resample(*others[0], counts, frames.shape[-2])
+        second = resample(others[0][0], others[0][1], counts, frames.shape[-2])
         if every:
             return {"frames": frames, "frame_lengths": counts, "second_frames": second}
         return {"frames": torch.cat([frames, second], -1), "frame_lengths": counts}
@@ -173,7 +175,7 @@ class AudioLM(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
         silence = torch.zeros(1, min(samples, 1600), device=self.device)
         lengths = torch.full((1,), silence.shape[1], device=self.device)
         tokens, _ = self.bridge(**self.listen(silence, lengths))
-        return 0.0 * tokens.sum().to(self.get_input_embeddings().weight.dtype)  # type: ignore[arg-type, union-attr]
+        return 0.0 * tokens.sum().to(self.get_input_embeddings().weight.dtype)  # type: ignore[arg-type]
 
     def forward(
         self,
@@ -215,10 +217,11 @@ class AudioLM(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
             **options,
         )
 
-    def prepare_inputs_for_generation(self, *args: Any, is_first_iteration: bool = False, **kwargs: Any) -> Any:
+    def prepare_inputs_for_generation(self, *args: Any, **kwargs: Any) -> Any:
         """The sounds go in once: later steps find them in the cache."""
-        inputs = super().prepare_inputs_for_generation(*args, is_first_iteration=is_first_iteration, **kwargs)
-        if not is_first_iteration and kwargs.get("use_cache", True):
+        whole: Any = super()
+        inputs = whole.prepare_inputs_for_generation(*args, **kwargs)
+        if not kwargs.get("is_first_iteration") and kwargs.get("use_cache", True):
             inputs = {name: value for name, value in inputs.items() if name not in SOUNDS}
         return inputs
 
@@ -227,7 +230,9 @@ class AudioLM(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
         yield "language_model", self.language_model
         yield "encoders", self.encoders
 
-    def save_pretrained(self, save_directory: Any, state_dict: dict[str, Tensor] | None = None, **options: Any) -> None:
+    def save_pretrained(  # type: ignore[override]
+        self, save_directory: Any, state_dict: dict[str, Tensor] | None = None, **options: Any
+    ) -> None:
         """Writes configuration and weights; LoRA apart from what it stands beside, in `lora/`, in peft's format."""
         state = self.state_dict() if state_dict is None else state_dict
         placed = {name: part for name, part in self.parts() if lora.layers(part)}
@@ -239,15 +244,15 @@ class AudioLM(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
         super().save_pretrained(save_directory, state_dict=lora.without(state), **options)
 
     @classmethod
-    def from_pretrained(cls, name: Any, *args: Any, **options: Any) -> Any:
+    def from_pretrained(cls, name: Any, *args: Any, **options: Any) -> Any:  # type: ignore[override]
         """As transformers does; LoRA is put in its places again."""
         found = super().from_pretrained(name, *args, **options)
         model = found[0] if isinstance(found, tuple) else found
         parts = dict(model.parts())
         hub = {key: value for key, value in options.items() if key in _HUB}
-        for part in model.config.lora:
+        for part in model.config.lora or []:
             files = [cached_file(name, f"lora/{part}/{file}", **hub) for file in lora.FILES]
-            lora.load(parts[part], Path(files[0]).parent)
+            lora.load(parts[part], Path(str(files[0])).parent)
         return found
 
 
@@ -273,9 +278,10 @@ def resample(frames: Tensor, counts: Tensor, wanted: Tensor, longest: int) -> Te
     return weights @ frames
 
 
-def generation_config(stops: list[int], padding: int, silent: list[int]) -> GenerationConfig:
+def generation_config(stops: list[int], padding: int, silent: list[int]) -> Any:
     """Greedy decoding to the end of a turn; `silent` tokens are never written."""
-    return GenerationConfig(do_sample=False, eos_token_id=stops, pad_token_id=padding, suppress_tokens=silent or None)
+    made: Any = GenerationConfig
+    return made(do_sample=False, eos_token_id=stops, pad_token_id=padding, suppress_tokens=silent or None)
 
 
 AutoConfig.register(AudioLMConfig.model_type, AudioLMConfig)

@@ -283,7 +283,7 @@ class Chat:
     def _takes_objects(self) -> bool:
         """Whether arguments of tool calls go into the template as objects; a few templates want their text."""
         function = {"name": "f", "arguments": {_WORD: True}}
-        messages = [
+        messages: list[dict[str, Any]] = [
             {"role": "user", "content": _WORD},
             {"role": "assistant", "content": "", "tool_calls": [{"id": "1", "type": "function", "function": function}]},
         ]

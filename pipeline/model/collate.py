@@ -35,4 +35,7 @@ def collate(examples: Sequence[Encoded], padding: int, *, pack: bool = False, le
         ids[place], targets[place], ends[place] = example.ids, example.targets, example.ends
         mask[place] = True
         positions[place] = np.arange(length)
-    return Batch(len(examples), *map(torch.from_numpy, (ids, mask, positions, targets, ends)))
+    as_tensor = torch.from_numpy
+    return Batch(
+        len(examples), as_tensor(ids), as_tensor(mask), as_tensor(positions), as_tensor(targets), as_tensor(ends)
+    )

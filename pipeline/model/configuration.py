@@ -8,7 +8,7 @@ from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
 
-class AudioLMConfig(PreTrainedConfig):  # type: ignore[misc]
+class AudioLMConfig(PreTrainedConfig):  # type: ignore[no-untyped-call]
     """What AudioLM is made of. Its encoders and its LLM keep the configurations of their own classes."""
 
     model_type = "audio_lm"
@@ -18,10 +18,10 @@ class AudioLMConfig(PreTrainedConfig):  # type: ignore[misc]
         "text_config": SubConfigSpec(config_class=AutoConfig, model_type="qwen2"),
     }
 
-    encoder_config: dict[str, Any] | PreTrainedConfig | None = None
-    second_encoder_config: dict[str, Any] | PreTrainedConfig | None = None
+    encoder_config: Any = None
+    second_encoder_config: Any = None
     """Of an encoder whose frames go beside those of the first."""
-    text_config: dict[str, Any] | PreTrainedConfig | None = None
+    text_config: Any = None
     extractors: list[dict[str, Any]] | None = None
     """How each encoder's features are made of samples, as its feature extractor says."""
     adapter: dict[str, Any] | None = None
@@ -35,10 +35,10 @@ class AudioLMConfig(PreTrainedConfig):  # type: ignore[misc]
     def __post_init__(self, **kwargs: Any) -> None:
         self.adapter = dict(self.adapter or {"kind": "conv"})
         self.lora = list(self.lora or [])
-        super().__post_init__(**kwargs)
+        super().__post_init__(**kwargs)  # type: ignore[no-untyped-call]
 
     @property
-    def encoder_configs(self) -> list[PreTrainedConfig]:
+    def encoder_configs(self) -> list[Any]:
         """One or two."""
         return [c for c in (self.encoder_config, self.second_encoder_config) if c is not None]
 

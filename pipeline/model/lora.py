@@ -49,7 +49,8 @@ def place(
                 f"{what} has no linear module {target!r} for LoRA.{nearest(target, names)} "
                 f"There are: {', '.join(names)}"
             )
-    config = peft.LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=sorted(set(targets)))
+    kind: Any = peft.LoraConfig  # it says that alpha is an int, and takes any number
+    config = kind(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=sorted(set(targets)))
     _inject(part, config, seed)
 
 
@@ -69,7 +70,7 @@ def _inject(part: nn.Module, config: Any, seed: int) -> None:
             parameter.requires_grad_(trained[name.replace(".base_layer.", ".")])
 
 
-def layers(part: nn.Module) -> list[LoraLayer]:
+def layers(part: nn.Module) -> list[Any]:
     """The modules that LoRA is on."""
     return [module for module in part.modules() if isinstance(module, LoraLayer)]
 
@@ -132,10 +133,10 @@ def save(part: nn.Module, state: dict[str, Tensor], folder: Path) -> None:
         folder: Made if it is not there.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    config = part.peft_config[_NAME]
-    assert isinstance(config, peft.LoraConfig)
+    held: Any = part.peft_config
+    config: peft.LoraConfig = held[_NAME]
     config.inference_mode = True
-    config.save_pretrained(folder)
+    config.save_pretrained(str(folder))
     config.inference_mode = False
     weights = {
         _PREFIX + key.replace(f".{_NAME}.", "."): value.detach().contiguous().cpu()
@@ -155,7 +156,7 @@ def load(part: nn.Module, folder: Path) -> None:
     Raises:
         ModelError: The files do not fit the part.
     """
-    config = peft.LoraConfig.from_pretrained(folder)
+    config = peft.LoraConfig.from_pretrained(str(folder))
     config.inference_mode = False
     _inject(part, config, 0)
     weights = load_file(folder / _WEIGHTS)

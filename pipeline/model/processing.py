@@ -18,7 +18,7 @@ from schemas.arrow import SAMPLING_RATE
 from schemas.conversation import AUDIO_PLACEHOLDER
 
 
-class AudioLMProcessor(ProcessorMixin):  # type: ignore[misc]
+class AudioLMProcessor(ProcessorMixin):
     """A tokenizer, and the arithmetic of how many positions a sound takes."""
 
     def __init__(self, tokenizer: Any, hearing: dict[str, Any]) -> None:
@@ -28,7 +28,7 @@ class AudioLMProcessor(ProcessorMixin):  # type: ignore[misc]
             tokenizer: With the audio token.
             hearing: Of the configuration what counts positions; see `settings`.
         """
-        super().__init__(tokenizer)
+        super().__init__(tokenizer)  # type: ignore[no-untyped-call]
         self.hearing = hearing
 
     @staticmethod
@@ -72,7 +72,7 @@ class AudioLMProcessor(ProcessorMixin):  # type: ignore[misc]
         if sampling_rate != SAMPLING_RATE:
             raise ModelError(f"sound of {sampling_rate} Hz is given, {SAMPLING_RATE} Hz is heard: resample it")
         rows = [text] if isinstance(text, str) else list(text)
-        sounds = [] if audio is None else [audio] if getattr(audio, "ndim", 0) == 1 else list(audio)
+        sounds: list[Any] = [] if audio is None else [audio] if getattr(audio, "ndim", 0) == 1 else list(audio)
         places = sum(row.count(AUDIO_PLACEHOLDER) for row in rows)
         if places != len(sounds):
             raise ModelError(f"the text has {places} placeholders {AUDIO_PLACEHOLDER}, {len(sounds)} sounds are given")
@@ -87,7 +87,9 @@ class AudioLMProcessor(ProcessorMixin):  # type: ignore[misc]
         data = {"input_ids": made["input_ids"], "attention_mask": made["attention_mask"]}
         return BatchFeature(data | self.spans.cut(sounds))
 
-    def apply_chat_template(self, conversation: Any, *, tokenize: bool = False, **options: Any) -> Any:
+    def apply_chat_template(  # type: ignore[override]
+        self, conversation: Any, *, tokenize: bool = False, **options: Any
+    ) -> Any:
         """The conversation as text, by the tokenizer's template; parts of the type `audio` become `<|audio|>`."""
         plain = [message | {"content": _flat(message.get("content", ""))} for message in conversation]
         return self.tokenizer.apply_chat_template(plain, tokenize=tokenize, **options)
@@ -103,4 +105,4 @@ def _flat(content: Any) -> str:
     return "".join(AUDIO_PLACEHOLDER if part.get("type") == "audio" else part["text"] for part in content)
 
 
-AutoProcessor.register(AudioLMConfig, AudioLMProcessor)
+AutoProcessor.register(AudioLMConfig, AudioLMProcessor)  # type: ignore[no-untyped-call]

@@ -184,6 +184,11 @@ def packs(language_model: Any) -> bool:
 
 
 def size_of(sample: Sample, number: int) -> int:
+    """Samples of an utterance's audio, as the row says.
+
+    Raises:
+        RowError: There is none.
+    """
     """The samples of an utterance's audio, without decoding it."""
     audio = sample.utterances[number].audio
     if audio is None:
@@ -192,6 +197,11 @@ def size_of(sample: Sample, number: int) -> int:
 
 
 def sound_of(sample: Sample, number: int, size: int) -> Samples:
+    """An utterance's audio, decoded.
+
+    Raises:
+        RowError: It does not decode, or is not of the size that the row says.
+    """
     """An utterance's audio, which is to have so many samples."""
     audio = sample.utterances[number].audio
     assert audio is not None
