@@ -21,6 +21,7 @@ from pipeline.model.features import valid
 from schemas.recipe import Options
 
 SCALE = 0.02  # root mean square of LLMs' embeddings, where nothing better is known
+AFTER_GELU = 0.65  # root mean square of the GELU of what is normally distributed
 
 
 class AdapterOptions(Options):

@@ -7,18 +7,22 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoFeatureExtractor
 from transformers.masking_utils import create_bidirectional_mask
+from transformers.utils import logging
 
 from pipeline import plugins
 from pipeline.model.base import ModelError
 from pipeline.model.features import valid
 from schemas.arrow import SAMPLING_RATE
+
+WINDOW = 30 * SAMPLING_RATE  # of encoders that have no bound of their own: attention grows with the square
 
 
 class Encoder(nn.Module, ABC):
@@ -28,9 +32,11 @@ class Encoder(nn.Module, ABC):
     model_types: ClassVar[tuple[str, ...]]
     """Of transformers' configurations; of whole models too, whose encoder alone is then taken."""
     prefixes: ClassVar[tuple[str, ...]] = ()
-    """What precedes the encoder's weights in files of whole models."""
-    optional: ClassVar[tuple[str, ...]] = ()
-    """Ends of names of weights that files may lack, since they serve pretraining only."""
+    """What precedes the encoder's weights in files of whole models, where transformers does not know it."""
+    heard_at: ClassVar[int] = SAMPLING_RATE
+    """Hz that its feature extractor must say."""
+    last_norm: ClassVar[str | None] = None
+    """Where in `module` the norm behind the last layer is, if an adapter can take it over."""
 
     module: nn.Module
     config: Any
@@ -45,8 +51,6 @@ class Encoder(nn.Module, ABC):
     """Samples that it hears at once."""
     rate: float
     """Frames a second."""
-    normed: bool = True
-    """Whether its last norm is applied. An adapter that has a norm of its own takes it away; see `Adapter.adopt`."""
 
     def __init__(
         self, config: Any, extractor_config: Mapping[str, Any] | None = None, module: nn.Module | None = None
@@ -66,15 +70,13 @@ class Encoder(nn.Module, ABC):
             raise ModelError(f"the encoder {self.config.model_type} hears {rate} Hz; only {self.heard_at} Hz fits")
         self.module = self.built(self.config) if module is None else module
         self.config = self.module.config  # it knows the kind of attention that was chosen
+        self._released: list[nn.Module] | None = None
         self.measure()
         self.module.eval()
 
-    heard_at: ClassVar[int] = SAMPLING_RATE
-    """Hz that its feature extractor must say."""
-
     @classmethod
     def own(cls, config: Any) -> Any:
-        """A copy of the encoder's configuration, taken out of a whole model's, with layer dropping off."""
+        """A copy of the encoder's configuration, taken out of a whole model's, with layers dropped at random off."""
         for name in ("encoder_config", "audio_config"):
             config = getattr(config, name, None) or config
         config = copy.deepcopy(config)
@@ -120,10 +122,27 @@ class Encoder(nn.Module, ABC):
             mask: A, T bool.
         """
 
-    @property
-    def last_norm(self) -> nn.LayerNorm | None:
-        """The norm behind its last layer, of those that have one which `normed` switches."""
-        return None
+    def release_norm(self) -> nn.Module | None:
+        """Takes the norm behind the last layer out of the encoder, for an adapter that has it from now on.
+
+        Returns:
+            The norm, also when it has been taken before; None of an encoder that has none to give.
+        """
+        if self._released is None and self.last_norm is not None:
+            self._released = [self.module.get_submodule(self.last_norm)]  # in a list, lest it be registered again
+            self.module.set_submodule(self.last_norm, nn.Identity())
+        return self._released[0] if self._released else None
+
+    def train(self, mode: bool = True) -> Self:
+        """Training mode, if there is something to train: frozen, it is to say the same each time.
+
+        Batch norms keep their statistics in any case, or a clip would depend on its batch.
+        """
+        super().train(mode and any(p.requires_grad for p in self.module.parameters()))
+        for part in self.module.modules():
+            if isinstance(part, nn.modules.batchnorm._BatchNorm):
+                part.eval()
+        return self
 
     def forward(self, waveforms: Tensor, lengths: Tensor, every_layer: bool = False) -> tuple[Tensor, Tensor]:
         """What it hears.
@@ -141,9 +160,8 @@ class Encoder(nn.Module, ABC):
                 f"the encoder {self.config.model_type} hears {self.window} samples at once, not "
                 f"{waveforms.shape[1]}: cut longer sound into chunks"
             )
-        # Frozen, it is to say the same each time, whatever mode the whole model is in.
-        if self.module.training and not any(p.requires_grad for p in self.module.parameters()):
-            self.module.eval()
+        if self.module.training:
+            self.train()  # what is trained may have changed since
         counts = self.counts(lengths)
         with torch.no_grad(), torch.autocast(waveforms.device.type, enabled=False):
             features = self.features(waveforms, lengths)
@@ -183,23 +201,39 @@ class Encoder(nn.Module, ABC):
         if config.model_type not in cls.model_types:
             raise ModelError(f"{name!r} is a {config.model_type}, not one of {', '.join(cls.model_types)}")
         own = cls.own(config)
+        mapping = {f"^{prefix}": "" for prefix in cls.prefixes} or None
+        told: dict[str, Any] = {}
         try:
-            module, told = cls.architecture(own).from_pretrained(
-                name,
-                config=own,
-                dtype=getattr(torch, dtype),
-                key_mapping={f"^{prefix}": "" for prefix in cls.prefixes} or None,
-                output_loading_info=True,
-                **known,
-            )
+            with _quiet():
+                module, told = cls.architecture(own).from_pretrained(
+                    name,
+                    config=own,
+                    dtype=getattr(torch, dtype),
+                    key_mapping=mapping,
+                    output_loading_info=True,
+                    **known,
+                )
         except (OSError, ValueError, RuntimeError, KeyError) as error:
             raise ModelError(f"the encoder {name!r} cannot be loaded: {error}") from error
-        lacking = sorted(key for key in told["missing_keys"] if not key.endswith(cls.optional or ("\0",)))
-        if lacking:
+        if lacking := sorted(told["missing_keys"]):
             raise ModelError(
                 f"{name!r} lacks weights of its encoder, such as {', '.join(lacking[:3])} ({len(lacking)} in all)"
             )
         return cls(config, {key: value for key, value in extractor.items() if _is_plain(value)}, module)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Transformers lists the weights of decoders and heads that are left out; that they are is meant."""
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 def _is_plain(value: Any) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 from transformers.models.voxtral.modeling_voxtral import VoxtralEncoder
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
@@ -27,6 +27,7 @@ class Whisper(Encoder):
     is_plugin = True
     model_types = ("whisper", "voxtral", "voxtral_encoder")
     prefixes = ("model.encoder.", "encoder.", "model.audio_tower.", "audio_tower.")
+    last_norm = "layer_norm"
 
     @classmethod
     def architecture(cls, config: Any) -> Any:
@@ -49,11 +50,6 @@ class Whisper(Encoder):
 
     def counts(self, lengths: Tensor) -> Tensor:
         return ((lengths + 2 * self._hop - 1) // (2 * self._hop)).clamp(min=1)
-
-    @property
-    def last_norm(self) -> nn.LayerNorm:
-        norm: nn.LayerNorm = self.module.get_submodule("layer_norm")  # type: ignore[assignment]
-        return norm
 
     def features(self, waveforms: Tensor, lengths: Tensor) -> Tensor:
         """A, M, F, with two frames of silence behind the longest clip, where the window has room."""
@@ -79,4 +75,4 @@ class Whisper(Encoder):
             if every_layer:
                 states.append(state)
             state = layer(state, attention)
-        return [*states, model.layer_norm(state) if self.normed else state]
+        return [*states, model.layer_norm(state)]
