@@ -31,7 +31,7 @@ _VERSION = 1
 _WEIGHTS, _OPTIMIZER, _MANIFEST = "weights.safetensors", "optimizer.safetensors", "checkpoint.json"
 _LAST = 2  # the last one, and the one before should it be damaged
 
-Figure = Literal["wer", "correct", "loss"]
+Figure = Literal["wer", "cer", "correct", "loss"]
 
 
 class CheckpointError(ValueError):
@@ -70,6 +70,10 @@ class Progress:
     """Steps of the stage that are done."""
     overall: int = 0
     """Of all stages."""
+    epoch: int = 0
+    """Of the stage, from 0."""
+    into: int = 0
+    """Steps of the epoch that are done."""
     mark: Mark | None = None
     """Of the validation at this step, if there was one."""
     best: Mark | None = None
@@ -166,24 +170,23 @@ class Checkpoints:
             raise CheckpointError(f"no checkpoint in {self.folder} is whole: delete the folder to begin anew")
         return None
 
-    def best(self, stage: int) -> Checkpoint:
+    def best(self, stage: int, told: Callable[[str], None] = log.warning) -> Checkpoint:
         """A stage's best; without validations its last.
 
         Raises:
             CheckpointError: There is none that is whole.
         """
-        there = [c for c in self._whole(verify=True) if c.progress.stage == stage]
-        if not there:
-            raise CheckpointError(f"no checkpoint of stage {stage + 1} in {self.folder} is whole: begin anew")
-        return _ranked(there)[0]
+        for one in _ranked([c for c in self if c.progress.stage == stage]):
+            found, problem = self._read(one.folder, verify=True)
+            if found is not None:
+                return found
+            told(f"the checkpoint {one.folder} is damaged ({problem}): taking the next best of the stage")
+        raise CheckpointError(f"no checkpoint of stage {stage + 1} in {self.folder} is whole: delete it to begin anew")
 
     def __iter__(self) -> Iterator[Checkpoint]:
         """Those that are whole, the newest first."""
-        return self._whole(verify=False)
-
-    def _whole(self, verify: bool) -> Iterator[Checkpoint]:
         for folder in self._folders():
-            found, _ = self._read(folder, verify)
+            found, _ = self._read(folder, verify=False)
             if found is not None:
                 yield found
 

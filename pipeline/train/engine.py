@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from accelerate import PartialState
@@ -20,17 +20,19 @@ from torch import Tensor, nn
 from torch import distributed as dist
 from torch.distributed.tensor import DTensor
 
-from pipeline.model.base import SpeechLM
+from pipeline.model.base import Batch, SpeechLM
 from pipeline.seeds import derive
 from pipeline.train import curriculum, module
+from pipeline.train.batches import Plan
 from pipeline.train.curriculum import Trained
-from pipeline.train.loader import Pass
+from pipeline.train.loader import Pass, read
 from pipeline.train.losses import aligned
 from pipeline.train.module import Learner, Work
+from pipeline.train.rows import Rows
 from schemas.training import TrainingRecipe
 
 _NAMED = 8  # rows that a message names
-_SUMS = ("total", "cross_entropy", "distillation", "tokens")
+SUMS = ("total", "cross_entropy", "distillation", "tokens")
 
 
 class TrainingError(RuntimeError):
@@ -162,7 +164,7 @@ class Engine:
                     sums = self._wrapped(self.work(one))
                 # Gradients are averaged over processes, hence the factor.
                 (sums["total"] * (world / max(1, tokens))).backward()
-            found.append(torch.stack([sums[name].detach().double() for name in _SUMS]))
+            found.append(torch.stack([sums[name].detach().double() for name in SUMS]))
         return found
 
     def forget(self) -> None:
@@ -209,6 +211,23 @@ class Engine:
     def _few(self, rows: Sequence[int]) -> str:
         more = f" and {len(rows) - _NAMED} more" if len(rows) > _NAMED else ""
         return ", ".join(str(self._name(row)) for row in rows[:_NAMED]) + more
+
+
+def filled(one: Pass, rows: Rows, plan: Plan, speech_lm: SpeechLM, *, teacher: bool = False) -> Pass:
+    """A pass; where it is empty, another of the plan without anything to learn.
+
+    Several processes go through the model the same number of times, or they would wait for each other for ever.
+    """
+    if one.batch is not None:
+        return one
+    other = read(rows, plan, 0, speech_lm, teacher=teacher)
+    return Pass(one.number, one.rows, _unlearnt(other.batch), _unlearnt(other.teacher))
+
+
+def _unlearnt(batch: Batch | None) -> Batch | None:
+    if batch is None:
+        return None
+    return replace(batch, targets=torch.zeros_like(batch.targets), ends=torch.zeros_like(batch.ends))
 
 
 def means(sums: Sequence[float]) -> dict[str, float]:
