@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from pipeline.model.base import RowError
 from pipeline.seeds import derive
-from pipeline.train.batches import mixed
+from pipeline.train.bucketing import mixed
 from pipeline.train.index import Index, Ints
 
 

@@ -9,17 +9,12 @@ from __future__ import annotations
 
 import fcntl
 import json
-import multiprocessing
 import os
 import shutil
-import signal
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -27,18 +22,15 @@ import xxhash
 
 from pipeline.model.base import RowError, SpeechLM
 from pipeline.seeds import rng
-from pipeline.train.rows import Rows, check
-from schemas.arrow import SAMPLING_RATE, from_batch
+from pipeline.train.indexing import NAMED, complaint, counted, pieces
+from pipeline.train.rows import Rows
+from schemas.arrow import SAMPLING_RATE
 from schemas.manifest import SCHEMA_VERSION
-from schemas.sample import Sample
 
 Ints = npt.NDArray[np.int64]
 
 _VERSION = 1  # raised when what is stored changes its meaning
-_NAMED = 10  # rows that a message names
 _AGAIN = 4  # rows of each task that are encoded again on loading
-_FEW = 512  # rows: fewer are read before processes would have begun
-_CHUNK = 512  # rows that a process reads at a time
 
 
 @dataclass(frozen=True)
@@ -50,11 +42,11 @@ class Index:
     targets: npt.NDArray[np.int32]
     """N. Tokens of responses."""
     sounds: npt.NDArray[np.int32]
-    """N. How many audios."""
+    """N. How many audios; one that is longer than the model hears at once counts as the pieces that it is cut into."""
     samples: npt.NDArray[np.int64]
     """N. Of all its audios together, at 16 kHz."""
     longest: npt.NDArray[np.int64]
-    """N. Of its longest audio."""
+    """N. Of its longest audio, or piece."""
     task: npt.NDArray[np.int16]
     """N. Its place in `tasks`."""
     dataset: npt.NDArray[np.int16]
@@ -82,9 +74,9 @@ class Index:
         if len(over):
             said = [
                 f"{rows.identity(int(row))}: {self.positions[row]:,} positions, at most {longest:,} are allowed"
-                for row in over[:_NAMED]
+                for row in over[:NAMED]
             ]
-            raise RowError(_complaint(said, len(over), len(self)))
+            raise RowError(complaint(said, len(over), len(self)))
 
     @classmethod
     def of(
@@ -116,7 +108,8 @@ class Index:
         with _alone(place):
             found = _load(place, len(rows))
             if found is None or not _fits(found, rows, speech_lm):
-                found = _make(rows, speech_lm, workers, told)
+                arrays, tasks = counted(rows, speech_lm, workers, told)
+                found = cls(**arrays, tasks=tasks)
                 _store(found, place)
         return found
 
@@ -139,6 +132,7 @@ def reading(speech_lm: SpeechLM) -> str:
         "special": str(getattr(tokenizer, "special_tokens_map", None)),
         "words": xxhash.xxh3_128_hexdigest(words.encode("utf-8", "surrogatepass")),
         "tokens": [speech_lm.tokens(samples) for samples in lengths],
+        "pieces": pieces(speech_lm, lengths[-1]),
         "longest": speech_lm.longest,
     }
     return xxhash.xxh3_128_hexdigest(json.dumps(said, sort_keys=True).encode())
@@ -204,170 +198,3 @@ def _fits(index: Index, rows: Rows, speech_lm: SpeechLM) -> bool:
             if (len(encoded.ids), int(encoded.targets.sum())) != (index.positions[row], index.targets[row]):
                 return False
     return True
-
-
-@dataclass
-class _Part:
-    """What a process found in some record batches of a shard."""
-
-    first: int
-    """The number of the first row."""
-    lengths: list[tuple[int, int, int, int, int]]
-    """Of each row: positions, targets, sounds, samples, the longest's samples."""
-    tasks: list[str]
-    speakers: list[tuple[int, int]]
-    """Row and hash."""
-    recordings: list[tuple[int, int]]
-    problems: list[tuple[int, str]]
-    """Row and message."""
-
-
-_given: tuple[Rows, SpeechLM] | None = None
-"""What the processes read from: inherited by the fork, for a model does not go through a pipe."""
-
-
-def _begin() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # only the run decides what Ctrl-C means
-
-
-def _read_forked(shard: int, first: int, last: int, verify: bool) -> _Part:
-    assert _given is not None
-    return _read(*_given, shard, first, last, verify)
-
-
-def _read(rows: Rows, speech_lm: SpeechLM, shard: int, first: int, last: int, verify: bool) -> _Part:
-    """Reads the record batches from `first` to before `last` of a shard."""
-    if verify:
-        check(rows.shards[shard])
-    batches = rows.batches(shard)
-    row = rows.shards[shard].first + sum(batch.num_rows for batch in batches[:first])
-    part = _Part(row, [], [], [], [], [])
-    for batch in batches[first:last]:
-        for sample in from_batch(batch):
-            samples = [round(u.audio.seconds * SAMPLING_RATE) for u in sample.utterances if u.audio is not None]
-            positions = targets = 0
-            try:
-                encoded = speech_lm.encode(sample, sounds=False)
-                positions, targets = len(encoded.ids), int(encoded.targets.sum())
-            except RowError as error:
-                part.problems.append((row, str(error)))
-            part.lengths.append((positions, targets, len(samples), sum(samples), max(samples, default=0)))
-            part.tasks.append(sample.task)
-            part.speakers += [(row, _hash(name)) for name in _speakers(sample)]
-            part.recordings += [(row, _hash(name)) for name in _recordings(sample)]
-            row += 1
-    return part
-
-
-def _speakers(sample: Sample) -> set[str]:
-    """Who speaks in it, mixtures included; where nobody knows, what was recorded."""
-    found: set[str] = set()
-    for utterance in sample.utterances:
-        names = {part.speaker for part in utterance.parts} | {utterance.speaker}
-        found |= {f"speaker {name}" for name in names if name}
-        if utterance.parts:
-            found |= {f"recording {part.id}" for part in utterance.parts if not part.speaker}
-        elif not utterance.speaker:
-            found.add(f"recording {utterance.recording or utterance.clean_id}")
-    return found
-
-
-def _recordings(sample: Sample) -> set[str]:
-    return {
-        f"recording {name}"
-        for utterance in sample.utterances
-        for name in ([part.id for part in utterance.parts] or [utterance.recording or utterance.clean_id])
-    }
-
-
-def _hash(name: str) -> int:
-    return xxhash.xxh3_64_intdigest(name.encode("utf-8", "surrogatepass"))
-
-
-def _chunks(rows: Rows) -> list[tuple[int, int, int, bool]]:
-    """Work of about equal size: shard, first and last record batch, and whether the file is compared first."""
-    chunks = []
-    for number in range(len(rows.shards)):
-        batches = rows.batches(number)
-        first = held = 0
-        for last, batch in enumerate(batches, 1):
-            held += batch.num_rows
-            if held >= _CHUNK or last == len(batches):
-                chunks.append((number, first, last, not first))
-                first, held = last, 0
-    return chunks
-
-
-def _make(rows: Rows, speech_lm: SpeechLM, workers: int | None, told: Callable[[int, int], None] | None) -> Index:
-    chunks = _chunks(rows)
-    count = min(workers or len(os.sched_getaffinity(0)), len(chunks))
-    parts: list[_Part] = []
-    done = 0
-    for part in _parts(rows, speech_lm, chunks, count if len(rows) > _FEW else 1):
-        parts.append(part)
-        done += len(part.lengths)
-        if told is not None:
-            told(done, len(rows))
-    parts.sort(key=lambda part: part.first)
-    problems = [problem for part in parts for problem in part.problems]
-    if problems:
-        raise RowError(_complaint([said for _, said in problems[:_NAMED]], len(problems), len(rows)))
-    lengths = np.array([length for part in parts for length in part.lengths], np.int64)  # N, 5
-    named = [name for part in parts for name in part.tasks]
-    tasks = sorted(set(named))
-    number = {name: place for place, name in enumerate(tasks)}
-    dataset = np.repeat([s.dataset for s in rows.shards], [s.file.rows for s in rows.shards])
-    speakers_of, speakers = _columns([pair for part in parts for pair in part.speakers])
-    recordings_of, recordings = _columns([pair for part in parts for pair in part.recordings])
-    return Index(
-        positions=lengths[:, 0].astype(np.int32),
-        targets=lengths[:, 1].astype(np.int32),
-        sounds=lengths[:, 2].astype(np.int32),
-        samples=lengths[:, 3].copy(),
-        longest=lengths[:, 4].copy(),
-        task=np.array([number[name] for name in named], np.int16),
-        dataset=dataset.astype(np.int16),
-        speakers=speakers,
-        speakers_of=speakers_of,
-        recordings=recordings,
-        recordings_of=recordings_of,
-        tasks=tuple(tasks),
-    )
-
-
-def _columns(pairs: Sequence[tuple[int, int]]) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.uint64]]:
-    return np.array([row for row, _ in pairs], np.int32), np.array([value for _, value in pairs], np.uint64)
-
-
-def _parts(rows: Rows, speech_lm: SpeechLM, chunks: list[tuple[int, int, int, bool]], workers: int) -> Iterator[_Part]:
-    if workers < 2:
-        for chunk in chunks:
-            yield _read(rows, speech_lm, *chunk)
-        return
-    global _given
-    _given = rows, speech_lm
-    # Tokenizers with threads of their own say so, and stop, in a forked process.
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("fork"), initializer=_begin)
-    try:
-        waiting: list[Future[Any]] = [pool.submit(_read_forked, *chunk) for chunk in chunks]
-        for future in as_completed(waiting):
-            yield future.result()
-    except BrokenProcessPool as error:
-        raise MemoryError("a process that read the rows was killed; was there too little memory?") from error
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-        _given = None
-
-
-def _complaint(said: Sequence[str], count: int, total: int) -> str:
-    more = [f"and {count - len(said):,} more"] if count > len(said) else []
-    return "\n  ".join(
-        [
-            f"{count:,} of {total:,} rows cannot be trained on:",
-            *said,
-            *more,
-            "Too long ones: raise `batches.longest` as far as the model allows, or leave them out of the dataset "
-            "(its recipe's filter `duration`) and build it again",
-        ]
-    )

@@ -11,8 +11,9 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from typing import Any
 
 import soundfile
@@ -22,6 +23,7 @@ from torch.utils.data import DataLoader, Dataset
 from pipeline.audio import AudioError
 from pipeline.model.base import Batch, Encoded, ModelError, RowError, SpeechLM
 from pipeline.train.batches import Facts, Plan
+from pipeline.train.encoded import Heard
 from pipeline.train.index import Ints
 from pipeline.train.rows import DataError, Rows
 
@@ -58,8 +60,16 @@ class Step:
     """Of the step, over all processes together."""
 
 
-def read(rows: Rows, plan: Plan, number: int, speech_lm: SpeechLM, *, teacher: bool = False) -> Pass:
-    """One pass of a plan, made now and here.
+def read(
+    rows: Rows,
+    plan: Plan,
+    number: int,
+    speech_lm: SpeechLM,
+    *,
+    teacher: bool = False,
+    encoded: Heard | None = None,
+) -> Pass:
+    """One pass of a plan, made now and here; what the arguments are, `Loader` says.
 
     Raises:
         RowError: A row cannot be read; the message names it.
@@ -74,7 +84,7 @@ def read(rows: Rows, plan: Plan, number: int, speech_lm: SpeechLM, *, teacher: b
     for row in taken.tolist():
         try:
             samples.append(rows[row])
-            heard.append(speech_lm.encode(samples[-1]))
+            heard.append(speech_lm.encode(samples[-1], sounds=encoded is None))
             if teacher:
                 told.append(speech_lm.encode(samples[-1], hear=False, sounds=False))
         except (RowError, DataError, AudioError, soundfile.SoundFileError) as error:
@@ -91,12 +101,10 @@ def read(rows: Rows, plan: Plan, number: int, speech_lm: SpeechLM, *, teacher: b
                 )
                 + "Its audio is not as long as its shard says: build the dataset again"
             )
-    return Pass(
-        number,
-        taken,
-        speech_lm.collate(heard, pack=plan.packed),
-        speech_lm.collate(told, pack=plan.packed) if teacher else None,
-    )
+    batch = speech_lm.collate(heard, pack=plan.packed)
+    if encoded is not None:
+        batch = replace(batch, sounds=encoded.sounds(samples))
+    return Pass(number, taken, batch, speech_lm.collate(told, pack=plan.packed) if teacher else None)
 
 
 class Loader:
@@ -111,6 +119,7 @@ class Loader:
         start_step: The first step, from 0.
         workers: Processes that read ahead; 0 reads here, when asked.
         teacher: Whether the same rows are wanted as the teacher reads them.
+        encoded: Gives what the encoder says in place of the audio, if it is kept.
 
     Raises:
         ValueError: The processes do not share a step's passes evenly.
@@ -127,13 +136,14 @@ class Loader:
         start_step: int = 0,
         workers: int = 2,
         teacher: bool = False,
+        encoded: Heard | None = None,
     ) -> None:
         self._plan, self._start = plan, start_step
         self._own = len(plan.passes(0, rank, world))
         numbers = [n for step in range(start_step, len(plan)) for n in plan.passes(step, rank, world)]
         self._numbers = numbers
         self._workers = min(workers, len(numbers))
-        self._reading = _Reading(rows, plan, speech_lm, teacher)
+        self._reading = _Reading(partial(read, rows, plan, speech_lm=speech_lm, teacher=teacher, encoded=encoded))
 
     def __len__(self) -> int:
         """Steps that are left."""
@@ -191,12 +201,12 @@ class _Failed:
 
 
 class _Reading(Dataset["Pass | _Failed"]):
-    def __init__(self, rows: Rows, plan: Plan, speech_lm: SpeechLM, teacher: bool) -> None:
-        self._rows, self._plan, self._speech_lm, self._teacher = rows, plan, speech_lm, teacher
+    def __init__(self, made: Callable[[int], Pass]) -> None:
+        self._made = made
 
     def __getitem__(self, number: int) -> Pass | _Failed:
         try:
-            return read(self._rows, self._plan, number, self._speech_lm, teacher=self._teacher)
+            return self._made(number)
         except (RowError, ModelError) as error:
             return _Failed(type(error), str(error))
 
