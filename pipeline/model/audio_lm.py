@@ -19,7 +19,6 @@ from transformers import (
     AutoConfig,
     AutoModel,
     AutoModelForCausalLM,
-    GenerationConfig,
     GenerationMixin,
     PreTrainedModel,
 )
@@ -225,6 +224,34 @@ class AudioLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-untyped-call
             inputs = {name: value for name, value in inputs.items() if name not in SOUNDS}
         return inputs
 
+    def _expand_inputs_for_generation(self, expand_size: int = 1, **inputs: Any) -> Any:
+        """Repeats each row, for beams and several answers, and its sounds with it."""
+        sounds = {name: value for name in SOUNDS if (value := inputs.pop(name, None)) is not None}
+        whole: Any = super()
+        ids, expanded = whole._expand_inputs_for_generation(expand_size=expand_size, **inputs)
+        if expand_size > 1 and sounds:
+            order = self._repeated(inputs["input_ids"], sounds, expand_size)
+            for name, value in sounds.items():
+                sounds[name] = value.index_select(value.ndim - 3 if name.endswith("frames") else 0, order)
+        return ids, expanded | sounds
+
+    def _repeated(self, ids: Tensor, sounds: dict[str, Tensor], times: int) -> Tensor:
+        """The numbers of the pieces of sound, those of each row so many times."""
+        if "lengths" in sounds:
+            counts = [self.adapter.tokens(self.ears[0].frames(length)) for length in sounds["lengths"].tolist()]
+        else:
+            counts = [self.adapter.tokens(frames) for frames in sounds["frame_lengths"].tolist()]
+        order: list[int] = []
+        first = 0
+        for places in (ids == self.config.audio_token_id).sum(1).tolist():
+            last = first
+            while places > 0:
+                places -= counts[last]
+                last += 1
+            order += [*range(first, last)] * times
+            first = last
+        return torch.tensor(order, device=ids.device)
+
     def parts(self) -> Iterator[tuple[str, nn.Module]]:
         """Those that can have LoRA, by their names in the state dict."""
         yield "language_model", self.language_model
@@ -276,12 +303,6 @@ def resample(frames: Tensor, counts: Tensor, wanted: Tensor, longest: int) -> Te
     overlap = overlap * (valid(counts, frames.shape[-2])[:, None] & valid(wanted, longest)[..., None])
     weights = overlap.to(frames.dtype) / counts[:, None, None].to(frames.dtype)
     return weights @ frames
-
-
-def generation_config(stops: list[int], padding: int, silent: list[int]) -> Any:
-    """Greedy decoding to the end of a turn; `silent` tokens are never written."""
-    made: Any = GenerationConfig
-    return made(do_sample=False, eos_token_id=stops, pad_token_id=padding, suppress_tokens=silent or None)
 
 
 AutoConfig.register(AudioLMConfig.model_type, AudioLMConfig)

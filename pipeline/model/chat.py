@@ -6,26 +6,18 @@ first the prompt, then, token by token, the response.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Collection, Sequence
-from functools import cached_property
 from typing import Any
 
-import jinja2
 import numpy as np
 import numpy.typing as npt
 
 from pipeline.model.base import Encoded, ModelError, RowError, Samples
-from pipeline.text import presentable
-from schemas.conversation import AUDIO_PLACEHOLDER, Message, ToolSpec
+from pipeline.model.template import FAILURES, WORD, Template
+from schemas.conversation import AUDIO_PLACEHOLDER
 from schemas.sample import Sample
 
-_WORD = "earwitness"  # stands for what is said where a template is tried out
-# A template that prints the day would make other tokens of a row tomorrow.
-_SAME_DAY = "{%- macro strftime_now(format) -%}01 Jan 2026{%- endmacro -%}"
-_PLAIN = {"enable_thinking": False, "thinking": False, "date_string": "01 Jan 2026"}
-"""What templates are told: that the response comes at once, and which day it is."""
 _KEPT = 4096  # pieces of text whose tokens are remembered
 _LONG = 48  # characters; shorter pieces are tokenised as quickly as remembered
 
@@ -33,7 +25,7 @@ _Ids = npt.NDArray[np.int64]
 _Flags = npt.NDArray[np.bool_]
 
 
-class Chat:
+class Chat(Template):
     """Renders and tokenises the conversations of samples for one model."""
 
     def __init__(
@@ -57,14 +49,7 @@ class Chat:
         Raises:
             ModelError: There is no chat template or no audio token, or no token ends a turn.
         """
-        self.tokenizer = tokenizer
-        self.name = name or str(getattr(tokenizer, "name_or_path", "")) or "the model"
-        self.audio_text = audio_text or audio_token
-        if not tokenizer.chat_template:
-            raise ModelError(
-                f"{self.name} has no chat template: take a model that was tuned to chat, or put a "
-                "`chat_template.jinja` into its folder"
-            )
+        super().__init__(tokenizer, audio_text or audio_token, name)
         vocabulary = tokenizer.get_vocab()
         if audio_token not in vocabulary:
             raise ModelError(
@@ -75,8 +60,10 @@ class Chat:
         added = tokenizer.added_tokens_decoder
         self._special = {i for i, token in added.items() if token.special} | set(tokenizer.all_special_ids)
         self._known = {token.content: i for i, token in added.items()}
-        self._between = re.compile("(" + "|".join(map(re.escape, sorted(self._known, key=len, reverse=True))) + ")")
-        self._memory: dict[str, list[int]] = {}
+        known = sorted(map(re.escape, self._known), key=len, reverse=True)
+        self._between = re.compile(f"({'|'.join(known) or '(?!)'})")
+        self._memory: dict[tuple[str, bool], list[int]] = {}
+        self._anchor = self._find_anchor()
         self._remembers = self._is_safe_to_split()
         self.stops = frozenset(stops) | {self._end_of_turn()}
 
@@ -89,18 +76,18 @@ class Chat:
             RowError: There is no response, or placeholders do not match the utterances.
             ModelError: The template cannot write the conversation.
         """
-        messages = self._messages(sample, hear=hear)
+        messages = self.messages(sample, hear=hear)
         ids: list[int] = []
         targets: list[bool] = []
         ends: list[bool] = []
         try:
-            segments = self._segments(sample, messages, answer=answer)
-        except (jinja2.TemplateError, TypeError, AttributeError, KeyError) as error:
+            segments = self.segments(sample, messages, answer=answer)
+        except FAILURES as error:
             raise ModelError(
                 f"the chat template of {self.name} cannot write row {sample.id}: {error or type(error).__name__}"
             ) from error
         for text, is_response in segments:
-            found = self.ids(text)
+            found = self.ids(text, begins=not ids)
             if not is_response:
                 ids += found
                 targets += [False] * len(found)
@@ -123,139 +110,53 @@ class Chat:
             )
         return as_ids, np.array(targets, np.bool_), np.array(ends, np.bool_)
 
-    def _messages(self, sample: Sample, *, hear: bool) -> list[dict[str, Any]]:
-        """The messages as templates take them, with what stands for the audio."""
-        count = sum(m.content.count(AUDIO_PLACEHOLDER) for m in sample.messages)
-        if count != len(sample.utterances):
-            raise RowError(
-                f"row {sample.id} has {count} placeholders {AUDIO_PLACEHOLDER} for {len(sample.utterances)} utterances"
-            )
-        if hear:
-            heard = [self.audio_text] * count
-        else:
-            heard = [presentable(u.transcript, u.language) for u in sample.utterances]
-        names = {call.id: call.name for m in sample.messages for call in m.tool_calls}
-        said = iter(heard)
-        made = []
-        for message in sample.messages:
-            pieces = message.content.split(AUDIO_PLACEHOLDER)
-            content = "".join(text + (next(said) if n < len(pieces) - 1 else "") for n, text in enumerate(pieces))
-            made.append(self._message(message, content, names, sample.id))
-        return made
-
-    def _message(self, message: Message, content: str, names: dict[str, str], row: str) -> dict[str, Any]:
-        made: dict[str, Any] = {"role": message.role, "content": content}
-        if message.tool_calls:
-            made["tool_calls"] = [
-                {
-                    "id": call.id,
-                    "type": "function",
-                    "function": {"name": call.name, "arguments": self._arguments(call.arguments, row)},
-                }
-                for call in message.tool_calls
-            ]
-        if message.tool_call_id is not None:
-            made["tool_call_id"] = message.tool_call_id
-            made["name"] = names.get(message.tool_call_id, "")
-        return made
-
-    def _arguments(self, text: str, row: str) -> Any:
-        try:
-            arguments = json.loads(text)
-        except ValueError as error:
-            raise RowError(f"row {row}: the arguments of a tool call are no JSON: {error}") from error
-        return arguments if self._takes_objects else text
-
-    def _segments(self, sample: Sample, messages: list[dict[str, Any]], *, answer: bool) -> list[tuple[str, bool]]:
-        """The rendered conversation in pieces; True marks responses."""
-        tools = _tools(sample.tools)
-        spoken = [n for n, message in enumerate(messages) if message["role"] == "assistant"]
-        asked = len(messages)  # messages before the response that is looked for
-        if spoken and spoken[-1] == len(messages) - 1:
-            asked = spoken.pop()
-        elif answer:
-            raise RowError(f"row {sample.id} does not end with a response, so there is nothing to learn")
-        prompt = self.render(messages[:asked], tools, ask=True)
-        if tools and not all(tool.name in prompt for tool in sample.tools):
-            raise ModelError(f"the chat template of {self.name} leaves out tools: take a model that knows tools")
-        earlier = self._earlier(prompt, messages, tools, spoken)
-        if not answer:
-            return earlier
-        whole = self.render(messages, tools, ask=False)
-        if not whole.startswith(prompt):
-            raise ModelError(
-                f"the chat template of {self.name} does not go on from its own generation prompt, so what is "
-                f"trained would not be what is generated (row {sample.id})"
-            )
-        response = whole[len(prompt) :]
-        for call in sample.messages[-1].tool_calls:
-            if call.name not in response:
-                raise ModelError(f"the chat template of {self.name} leaves out tool calls (row {sample.id})")
-        return [*earlier, (response, True)]
-
-    def _earlier(
-        self, prompt: str, messages: list[dict[str, Any]], tools: list[dict[str, Any]], spoken: list[int]
-    ) -> list[tuple[str, bool]]:
-        """The prompt in pieces. Earlier responses are targets if the template writes them as they were generated."""
-        pieces = []
-        begin = 0
-        for number in spoken:
-            before = self.render(messages[:number], tools, ask=True)
-            behind = self.render(messages[: number + 1], tools, ask=False)
-            if not (behind.startswith(before) and prompt.startswith(behind)):
-                return [(prompt, False)]
-            pieces += [(prompt[begin : len(before)], False), (prompt[len(before) : len(behind)], True)]
-            begin = len(behind)
-        return [*pieces, (prompt[begin:], False)]
-
-    def render(self, messages: Sequence[dict[str, Any]], tools: Sequence[dict[str, Any]] = (), *, ask: bool) -> str:
-        """The conversation as text; `ask` adds the beginning of a response."""
-        rendered = self.tokenizer.apply_chat_template(
-            list(messages),
-            tools=list(tools) or None,
-            chat_template=self._template(bool(tools)),
-            add_generation_prompt=ask,
-            tokenize=False,
-            **_PLAIN,
-        )
-        return str(rendered)
-
-    def _template(self, tools: bool) -> str:
-        template = str(self.tokenizer.get_chat_template(None, [{}] if tools else None))
-        return _SAME_DAY + template if "strftime_now" in template else template
-
     # Token ids.
 
-    def ids(self, text: str) -> list[int]:
-        """The tokens of a text, none added. Long pieces, such as tools, are remembered."""
+    def ids(self, text: str, *, begins: bool = True) -> list[int]:
+        """The tokens of a text, none added. Long pieces, such as tools, are remembered.
+
+        Args:
+            text: A conversation, or a part of one.
+            begins: Whether it is the conversation's beginning, where some tokenizers add a space.
+        """
         if not self._remembers:
-            return self._encode(text)
+            return self._encode(text, begins)
         found: list[int] = []
         for piece in self._between.split(text):
             if (special := self._known.get(piece)) is not None:
                 found.append(special)
             elif len(piece) < _LONG:
-                found += self._encode(piece) if piece else []
+                found += self._encode(piece, begins) if piece else []
             else:
-                if piece not in self._memory:
+                if (key := (piece, begins)) not in self._memory:
                     if len(self._memory) >= _KEPT:
                         self._memory.clear()
-                    self._memory[piece] = self._encode(piece)
-                found += self._memory[piece]
+                    self._memory[key] = self._encode(piece, begins)
+                found += self._memory[key]
+            begins = False
         return found
 
-    def _encode(self, text: str) -> list[int]:
-        return list(self.tokenizer.encode(text, add_special_tokens=False))
+    def _encode(self, text: str, begins: bool) -> list[int]:
+        if begins or not self._anchor:
+            return list(self.tokenizer.encode(text, add_special_tokens=False))
+        return list(self.tokenizer.encode(self._anchor + text, add_special_tokens=False)[1:])
+
+    def _find_anchor(self) -> str:
+        """A special token to put before what does not begin a text, if the tokenizer adds a space to beginnings."""
+        plain = [t.content for i, t in self.tokenizer.added_tokens_decoder.items() if t.special and not t.rstrip]
+        anchor = plain[0] if plain else ""
+        alone = self.tokenizer.encode(WORD, add_special_tokens=False)
+        behind = self.tokenizer.encode(anchor + WORD, add_special_tokens=False)[1:]
+        return anchor if anchor and alone != behind else ""
 
     def _is_safe_to_split(self) -> bool:
         """Whether the tokens of a text are those of its pieces between added tokens: so unless these eat spaces."""
         self._remembers = True
         parts = ["The quick brown", " fox, 42 jumps.\n\nOver", "  the\n", " lazy dog\n\n", "\n"]
-        for token in self._known:
-            text = token.join(parts)
-            if self.ids(text) != self._encode(text):
+        for text in [token.join(parts) for token in self._known]:
+            if self.ids(text) != self._encode(text, begins=True):
                 return False
-        return self.ids("".join(parts)) == self._encode("".join(parts))
+        return True
 
     def _last_special(self, ids: Sequence[int], row: str) -> int:
         """Where in a response the token is that ends it."""
@@ -270,43 +171,14 @@ class Chat:
         )
 
     def _end_of_turn(self) -> int:
-        messages = [{"role": "user", "content": _WORD}]
+        messages = [{"role": "user", "content": WORD}]
         try:
             prompt = self.render(messages, ask=True)
-            whole = self.render([*messages, {"role": "assistant", "content": _WORD}], ask=False)
-        except (jinja2.TemplateError, TypeError, AttributeError, KeyError) as error:
+            whole = self.render([*messages, {"role": "assistant", "content": WORD}], ask=False)
+        except FAILURES as error:
             raise ModelError(f"the chat template of {self.name} cannot write a plain question: {error}") from error
-        found = self.ids(whole[len(prompt) :] if whole.startswith(prompt) else whole)
+        found = self.ids(whole[len(prompt) :] if whole.startswith(prompt) else whole, begins=False)
         return int(found[self._last_special(found, "of a trial")])
-
-    @cached_property
-    def _takes_objects(self) -> bool:
-        """Whether arguments of tool calls go into the template as objects; a few templates want their text."""
-        function = {"name": "f", "arguments": {_WORD: True}}
-        messages: list[dict[str, Any]] = [
-            {"role": "user", "content": _WORD},
-            {"role": "assistant", "content": "", "tool_calls": [{"id": "1", "type": "function", "function": function}]},
-        ]
-        tools = _tools((ToolSpec("f", _WORD, '{"type": "object", "properties": {}}'),))
-        try:
-            rendered = self.render(messages, tools, ask=False)
-        except (jinja2.TemplateError, TypeError, AttributeError, KeyError):
-            return False
-        return f"{{'{_WORD}'" not in rendered  # Python's way of writing it is no JSON
-
-
-def _tools(specs: Sequence[ToolSpec]) -> list[dict[str, Any]]:
-    return [
-        {
-            "type": "function",
-            "function": {
-                "name": spec.name,
-                "description": spec.description,
-                "parameters": json.loads(spec.parameters),
-            },
-        }
-        for spec in specs
-    ]
 
 
 def expand(

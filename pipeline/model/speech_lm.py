@@ -11,10 +11,11 @@ from typing import Any
 import soundfile
 import torch
 from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, GenerationConfig
 
 from pipeline.audio import samples_of
 from pipeline.model import lora
-from pipeline.model.audio_lm import AudioLM, generation_config
+from pipeline.model.audio_lm import AudioLM
 from pipeline.model.base import Batch, Encoded, ModelError, RowError, Samples, SpeechLM
 from pipeline.model.chat import Chat, expand
 from pipeline.model.collate import collate
@@ -50,8 +51,11 @@ class Composed(SpeechLM):
         self.longest = int(getattr(text, "max_position_embeddings", None) or _UNLIMITED)
         self.spans = model.spans
         self._padding = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else min(self.chat.stops)
-        silent = [self.chat.audio_id] if self.chat.audio_id < text.vocab_size else []
-        model.generation_config = generation_config(sorted(self.chat.stops), self._padding, silent)
+        # Greedy, to the end of a turn. An audio token within the LLM's vocabulary is never written.
+        told: dict[str, Any] = {"do_sample": False, "pad_token_id": self._padding}
+        if self.chat.audio_id < text.vocab_size:
+            told["suppress_tokens"] = [self.chat.audio_id]
+        model.generation_config = GenerationConfig(eos_token_id=sorted(self.chat.stops), **told)  # type: ignore[no-untyped-call]
 
     def tokens(self, samples: int) -> int:
         return self.spans.tokens(samples)
@@ -71,7 +75,7 @@ class Composed(SpeechLM):
         return replace(encoded, sounds=tuple(sound_of(sample, number, size) for number, size in enumerate(sizes)))
 
     def collate(self, examples: Sequence[Encoded], *, pack: bool = False, left: bool = False) -> Batch:
-        if pack and not packs(self.model.language_model):
+        if pack and not packs(self.model.language_model.config):
             raise ModelError(
                 f"{self.model.config.text_config.model_type} has layers that carry a state from one example to the "
                 "next: set `packing: false`"
@@ -177,10 +181,11 @@ def head(language_model: Any) -> Callable[[Tensor], Tensor]:
     return logits
 
 
-def packs(language_model: Any) -> bool:
-    """Whether attention alone joins positions, so that it can be kept within an example."""
-    kinds = getattr(language_model.config, "layer_types", None) or ()
-    return not language_model._is_stateful and _ATTENTION.issuperset(kinds)
+def packs(text_config: Any) -> bool:
+    """Whether attention alone joins positions of an LLM, so that it can be kept within an example."""
+    causal = AutoModelForCausalLM._model_mapping.get(type(text_config), None)
+    kinds = getattr(text_config, "layer_types", None) or ()
+    return not getattr(causal, "_is_stateful", False) and _ATTENTION.issuperset(kinds)
 
 
 def size_of(sample: Sample, number: int) -> int:
