@@ -1,15 +1,18 @@
 """Bucketing: puts rows of like length together, by sorts and arithmetic on whole arrays.
 
-The epoch's rows, in a random order, are cut into windows of two thousand batches. Within a
-window they are sorted by their longest audio and cut into groups, and these are sorted by their positions and cut into
-batches by the budget, so that rows of a batch are alike in both. The batches are shuffled. No random generator of a
-library is used, and no sort depends on the machine: the order is the same everywhere.
+The epoch's rows, in a random order, are cut into windows of two thousand batches. Within a window they are sorted by
+their longest audio and cut into groups, and these are sorted by their positions and cut into batches by the budget, so
+that rows of a batch are alike in both. The batches are shuffled.
+
+All processes of a run make their plans apart, on machines that may differ. So no random generator of a library is used,
+no sort whose order of equals depends on the processor, and of floating point only what IEEE 754 rounds exactly.
 
 Shapes: E entries, the rows of an epoch in a random order.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -68,9 +71,8 @@ class Entries:
 
 def _window_of(entries: Entries, spec: BatchSpec) -> tuple[Ints, float]:
     """The window that each entry is in, and about how many batches a window makes."""
-    audio = float((entries.sounds * entries.longest).mean()) / SAMPLING_RATE
-    filled = max(float(entries.positions.mean()) / spec.tokens, audio / spec.seconds)  # of a batch by a row
-    batches = len(entries) * min(1.0, filled)
+    audio = int((entries.sounds * entries.longest).sum()) / SAMPLING_RATE
+    batches = min(len(entries), max(int(entries.positions.sum()) / spec.tokens, audio / spec.seconds))
     windows = max(1, round(batches / WINDOW))
     return np.arange(len(entries)) * windows // len(entries), batches / windows
 
@@ -80,7 +82,7 @@ def bucketed(entries: Entries, spec: BatchSpec, seed: int) -> tuple[Ints, Ints]:
     window, batches = _window_of(entries, spec)
     by_audio = sorting(window * (int(entries.longest.max()) + 1) + entries.longest)
     # The sort keeps windows together: the k-th row now is of the k-th's window.
-    group = _group_of(entries.longest[by_audio], window, max(1, round(GROUPS * batches**0.5)), seed)
+    group = _group_of(entries.longest[by_audio], window, max(1, round(GROUPS * math.sqrt(batches))), seed)
     most = int(entries.positions.max())
     order = by_audio[sorting(group * (most + 1) + most - entries.positions[by_audio])]  # the longest first
     taken = entries[order]
@@ -92,18 +94,24 @@ def bucketed(entries: Entries, spec: BatchSpec, seed: int) -> tuple[Ints, Ints]:
 
 
 def _group_of(longest: Ints, window: Ints, groups: int, seed: int) -> Ints:
-    """The group of like audio that each row is in, counted through all windows.
+    """The group of like audio that each entry is in, counted through all windows.
 
-    Where rows are dense a narrow group has enough of them to be sorted by positions, too; where they are few, or short,
-    it has to be wider. Padding of both kinds together is least where a group's relative width goes with one over the
-    root of the density and of the length. Where groups begin is random, or the same rows would meet in each epoch.
+    Where entries are dense a narrow group has enough of them to be sorted by positions, too; where they are few, or
+    short, it has to be wider. Padding of both kinds together is least where a group's relative width goes with one over
+    the root of the density and of the length, so the sum of the roots of the steps is cut evenly. Where groups begin is
+    random, or the same rows would meet in each epoch.
+
+    Args:
+        longest: E, ascending within each window.
+        window: E, ascending.
+        groups: Of a window, one more at most.
+        seed: For where they begin.
     """
-    log = np.log(longest + 1.0)
-    step = np.diff(log, prepend=log[:1])
+    step = np.diff(longest, prepend=longest[:1])
     sizes = np.bincount(window)
     firsts = np.cumsum(sizes) - sizes
-    step[firsts] = 0.0
-    run = np.cumsum(np.sqrt(step * longest))
+    step[firsts] = 0
+    run = np.cumsum(np.sqrt(step))
     run -= run[firsts][window]
     whole = run[firsts + sizes - 1]
     offset = mixed(np.arange(len(sizes)), seed) / 2.0**64
