@@ -90,9 +90,9 @@ def compose(spec: ModelSpec, *, seed: int = 0, dtype: str = "float32") -> Speech
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model.adapter = model.new_adapter()
-    model.adapter.adopt(ears)
-    embeddings: torch.Tensor = language_model.get_input_embeddings().weight.detach()  # type: ignore[operator]
-    model.adapter.set_scale(float(embeddings.float().square().mean().sqrt()))
+        model.adapter.adopt(ears)
+        embeddings: torch.Tensor = language_model.get_input_embeddings().weight.detach()  # type: ignore[operator]
+        model.adapter.set_scale(float(embeddings.float().square().mean().sqrt()))  # some draw anew for that
     model.requires_grad_(False).train(False)
     _check_head(spec.llm, language_model)
     return Composed(model, tokenizer, name=spec.llm, seed=seed)
