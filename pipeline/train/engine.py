@@ -109,11 +109,12 @@ class Engine:
         """
         spec = self.recipe.stages[stage]
         self.stage = stage
+        module.settle(self.learner)
         # The wrapper of the stage before holds its parameters.
         self._wrapped = self.learner
         self.trained = curriculum.begin(self.speech_lm, spec, self.recipe.optimizer, steps)
         self.learner.lora = "lora" in curriculum.trained_until(self.recipe, stage)
-        self._wrapped = module.wrap(self.learner, self.sharded)
+        self._wrapped = module.wrap(self.learner, self.sharded, search=not set(spec.trains) <= {"adapter", "lora"})
         return self.trained
 
     def work(self, one: Pass) -> Work:

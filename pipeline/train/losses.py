@@ -143,7 +143,7 @@ class _Chunked(torch.autograd.Function):
                     whole += part
         ctx.gradient = gradient
         ctx.gradients = [g.to(p.dtype) for g, p in zip(gradients, parameters, strict=True)]
-        total, cross_entropy, distillation = sums.unbind()
+        total, cross_entropy, distillation = (one.clone() for one in sums)  # views would be hooked by the wrappers
         ctx.mark_non_differentiable(cross_entropy, distillation)
         return total, cross_entropy, distillation
 

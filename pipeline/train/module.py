@@ -117,16 +117,23 @@ def shard(learner: Learner) -> None:
     fully_shard(learner)
 
 
-def wrap(learner: Learner, sharded: bool) -> nn.Module:
-    """Prepares a learner for gradients that are averaged over processes. Call it once what trains is set."""
+def wrap(learner: Learner, sharded: bool, search: bool) -> nn.Module:
+    """Prepares a learner for gradients that are averaged over processes. Call it once what trains is set.
+
+    Args:
+        learner: On its device.
+        sharded: Whether `shard` was called on it: then it does so by itself.
+        search: Whether some of what trains may have no part in a loss, as the last layers of an encoder whose middle
+            is listened to.
+    """
     if sharded or not torch.distributed.is_initialized():
         return learner
     return DistributedDataParallel(
         learner,
-        broadcast_buffers=False,
+        forward_sync_buffers=False,
         init_sync=False,  # the weights are the same already
         gradient_as_bucket_view=True,
-        find_unused_parameters=True,  # of encoders whose last layers are not heard, for instance
+        find_unused_parameters=search,
     )
 
 
@@ -139,11 +146,19 @@ def syncing(wrapped: nn.Module, last: bool) -> AbstractContextManager[Any]:
     return nullcontext()
 
 
+def settle(learner: Learner) -> None:
+    """Puts back into shards what was gathered for a pass that no backward pass followed."""
+    for part in learner.modules():
+        if isinstance(part, FSDPModule):
+            part.reshard()
+
+
 def gather(learner: Learner, keep: bool) -> None:
     """Makes whole, ordinary parameters of those in shards, on the CPU of the processes that keep them.
 
     The model can be saved after this, not trained.
     """
+    settle(learner)
     made: dict[int, nn.Parameter] = {}  # tied weights stay tied
     for module in learner.model.modules():
         for name, parameter in list(module.named_parameters(recurse=False)):

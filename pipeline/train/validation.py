@@ -20,7 +20,7 @@ from torch import distributed as dist
 from pipeline import wer
 from pipeline.model.base import Encoded, RowError
 from pipeline.seeds import derive
-from pipeline.train import curriculum
+from pipeline.train import curriculum, module
 from pipeline.train.batches import mixed, plan
 from pipeline.train.checkpoints import Figure, Mark
 from pipeline.train.engine import SUMS, Engine, filled, means, memory_named
@@ -113,6 +113,7 @@ class Validation:
         began = time.perf_counter()
         losses = self._losses()
         answers = self._answers()
+        module.settle(self._engine.learner)
         figures = _figures(answers)
         figure = "cer" if self.figure == "wer" and "wer" not in figures else self.figure
         value = losses["loss"] if figure == "loss" else figures[figure]
