@@ -31,6 +31,7 @@ from pipeline.model.configuration import AudioLMConfig
 from pipeline.model.encoders import base as encoders
 from pipeline.model.features import valid
 from pipeline.model.lengths import Lengths
+from pipeline.model.resample import resample
 
 SOUNDS = ("waveforms", "lengths", "frames", "frame_lengths", "second_frames")
 """What `forward` takes for sound; the last three in place of the first two."""
@@ -224,7 +225,7 @@ class AudioLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-untyped-call
             inputs = {name: value for name, value in inputs.items() if name not in SOUNDS}
         return inputs
 
-    def _expand_inputs_for_generation(self, expand_size: int = 1, **inputs: Any) -> Any:
+    def _expand_inputs_for_generation(self, expand_size: int = 1, **inputs: Any) -> Any:  # type: ignore[override]
         """Repeats each row, for beams and several answers, and its sounds with it."""
         sounds = {name: value for name in SOUNDS if (value := inputs.pop(name, None)) is not None}
         whole: Any = super()
@@ -281,28 +282,6 @@ class AudioLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-untyped-call
             files = [cached_file(name, f"lora/{part}/{file}", **hub) for file in lora.FILES]
             lora.load(parts[part], Path(str(files[0])).parent)
         return found
-
-
-def resample(frames: Tensor, counts: Tensor, wanted: Tensor, longest: int) -> Tensor:
-    """Frames at another rate, clip by clip: each new frame is the mean of the old ones that it overlaps.
-
-    Args:
-        frames: ..., A, T, D.
-        counts: A: how many frames each clip has.
-        wanted: A: how many it is to have.
-        longest: T', at least the largest of `wanted`.
-
-    Returns:
-        ..., A, T', D; 0 in the padding.
-    """
-    # With the clip as wanted * counts units long, the edges of old and new frames are whole numbers: exact.
-    old = torch.arange(frames.shape[-2], device=frames.device) * wanted[:, None]  # A, T
-    new = torch.arange(longest, device=frames.device) * counts[:, None]  # A, T'
-    ends = torch.minimum(new[..., None] + counts[:, None, None], old[:, None] + wanted[:, None, None])
-    overlap = (ends - torch.maximum(new[..., None], old[:, None])).clamp(min=0)  # A, T', T
-    overlap = overlap * (valid(counts, frames.shape[-2])[:, None] & valid(wanted, longest)[..., None])
-    weights = overlap.to(frames.dtype) / counts[:, None, None].to(frames.dtype)
-    return weights @ frames
 
 
 AutoConfig.register(AudioLMConfig.model_type, AudioLMConfig)

@@ -68,6 +68,8 @@ def _inject(part: nn.Module, config: Any, seed: int) -> None:
             parameter.data = parameter.data.float()
         else:  # peft freezes the rest
             parameter.requires_grad_(trained[name.replace(".base_layer.", ".")])
+    for layer in layers(part):
+        layer.train(layer.get_base_layer().training)  # its dropout is new, and thinks that it trains
 
 
 def layers(part: nn.Module) -> list[Any]:
