@@ -21,7 +21,7 @@ KALDI_WINDOW, KALDI_HOP = 400, 160  # samples: 25 and 10 ms
 _KALDI_FLOOR = 1.192092955078125e-07  # of a band's energy
 _PARAKEET_GUARD = 2**-24  # is added to a band's energy
 _CLAP_TIMES = 3  # CLAP hears 48 kHz
-_CLAP_REACH = 32  # samples at 16 kHz before and behind, from which those between are computed
+_CLAP_REACH = 64  # samples at 16 kHz before and behind, from which those between are computed
 
 
 def valid(lengths: Tensor, size: int) -> Tensor:
@@ -144,9 +144,9 @@ def _between(device: torch.device) -> Tensor:
     """3, 1, taps: what gives the samples at 48 kHz of those at 16 kHz."""
     reach = torch.arange(-_CLAP_REACH, _CLAP_REACH + 1, dtype=torch.float64)
     places = torch.stack([reach - phase / _CLAP_TIMES for phase in range(_CLAP_TIMES)])
-    taper = torch.i0(9.0 * (1 - (places / (_CLAP_REACH + 1)).square()).sqrt()) / torch.i0(torch.tensor(9.0))
-    kernel = torch.sinc(places) * taper  # Kaiser's window
-    return kernel.flip(1).to(device, torch.float32)[:, None]
+    taper = torch.i0(12.0 * (1 - (places / (_CLAP_REACH + 1)).square()).sqrt()) / torch.i0(torch.tensor(12.0))
+    kernel = torch.sinc(places) * taper  # Kaiser's window: what is left above 8 kHz is 120 dB below
+    return kernel.to(device, torch.float32)[:, None]
 
 
 def at_48_khz(sound: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pipeline.model.adapters.base import SCALE, Adapter, AdapterOptions
+from pipeline.model.base import ModelError
 from pipeline.model.features import valid
 
 
@@ -38,7 +39,9 @@ class Conv(Adapter):
     def __init__(self, width_in: int, width_out: int, options: ConvOptions, depths: Sequence[int] = ()) -> None:
         super().__init__(width_in, width_out, options, depths)
         if options.kernel % 2 == 0:
-            raise ValueError(f"kernel: {options.kernel} is even; an odd one hears as much before a frame as behind it")
+            raise ModelError(
+                f"adapter conv: kernel: {options.kernel} is even; an odd one hears as much before a frame as behind it"
+            )
         inner = [options.width or width_in] * (len(options.strides) - 1)
         widths = [width_in, *inner, width_out]
         self.convolutions = nn.ModuleList(

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pipeline.model.adapters.base import SCALE, Adapter, AdapterOptions, spread
+from pipeline.model.base import ModelError
 
 
 class QFormerOptions(AdapterOptions):
@@ -40,7 +41,7 @@ class QFormer(Adapter):
     def __init__(self, width_in: int, width_out: int, options: QFormerOptions, depths: Sequence[int] = ()) -> None:
         super().__init__(width_in, width_out, options, depths)
         if options.width % options.heads:
-            raise ValueError(f"width: {options.width} is no multiple of heads, {options.heads}")
+            raise ModelError(f"adapter qformer: width: {options.width} is no multiple of heads, {options.heads}")
         self.norm = nn.LayerNorm(width_in)
         self.queries = nn.Parameter(0.02 * torch.randn(options.queries, options.width))
         self.layers = nn.ModuleList(_Layer(options.width, options.heads, width_in) for _ in range(options.layers))

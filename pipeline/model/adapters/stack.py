@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pipeline.model.adapters.base import SCALE, Adapter, AdapterOptions, spread, stacked
+from pipeline.model.base import ModelError
 
 
 class StackOptions(AdapterOptions):
@@ -35,7 +36,7 @@ class Stack(Adapter):
         super().__init__(width_in, width_out, options, depths)
         width = options.width or width_out
         if width % 2:
-            raise ValueError(f"width: {width} is odd, and the gate halves it")
+            raise ModelError(f"adapter stack: width: {width} is odd, and the gate halves it")
         self.ln_pre = nn.RMSNorm(width_in * options.factor, eps=1e-6)
         self.linear_1 = nn.Linear(width_in * options.factor, width, bias=False)
         self.ln_mid = nn.RMSNorm(width // 2, eps=1e-6)
