@@ -4,8 +4,8 @@ A plan follows from the index, the recipe and (seed, stage, epoch). It knows not
 `per_step` passes, and of n processes the r-th takes passes r, r+n, ... of each step. So resuming, on any number of
 processes, is to make the plan again and begin at another step.
 
-Every step is whole: where the number of batches is no multiple of `per_step`, the largest are halved. Only an epoch of
-fewer rows than `per_step` has empty passes.
+Every step is whole: where the number of batches is no multiple of `per_step`, the largest are halved. Only where no
+batch has two rows that could be parted has the last step empty passes.
 """
 
 from __future__ import annotations
@@ -199,7 +199,7 @@ def _drawn(
 
     A row that is seen r times an epoch is seen floor(r (e + 1) + u) - floor(r e + u) times in epoch e, where u is its
     place in a random order of the rows of its task and dataset, from 0 to 1. So of r < 1 all rows are seen in turn,
-    none twice before all were seen once, and the shares of tasks are exact in each epoch.
+    none twice before all were seen once, and the shares of tasks are exact, to a row, in each epoch.
     """
     rate = np.ones(len(index.tasks)), np.asarray(weights if weights is not None else [1.0], float)
     dataset = index.dataset[rows] if weights is not None else np.zeros(len(rows), np.int16)

@@ -39,7 +39,7 @@ class Pass:
     rows: Ints
     """Their numbers."""
     batch: Batch | None
-    """None where the epoch has fewer rows than a step has passes."""
+    """None in an empty pass, of the last step of an epoch whose rows are too few to share."""
     teacher: Batch | None = None
     """The same rows with transcripts in the places of the audio; None if it was not asked for."""
 
