@@ -75,12 +75,14 @@ class Engine:
             speech_lm.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         self._share()
         with memory_named("the model's weights", "set `sharding: fsdp2` on several GPUs, or take a smaller LLM"):
-            if recipe.compile:
-                module.compile_blocks(speech_lm)
-            self.learner = Learner(speech_lm)
-            if self.sharded:
-                module.shard(self.learner)
-            speech_lm.model.to(state.device)
+            if not self.sharded:
+                speech_lm.model.to(state.device)
+            else:  # layer by layer, when the first stage begins; until then only the encoder is asked
+                for part in {path.split(".")[0] for path, _ in speech_lm.named("encoder")}:
+                    speech_lm.model.get_submodule(part).to(state.device)
+        if recipe.compile:
+            module.compile_blocks(speech_lm)
+        self.learner = Learner(speech_lm)
         self._wrapped: nn.Module = self.learner
         self.stage = -1
         self.trained: Trained | None = None
@@ -108,6 +110,9 @@ class Engine:
             steps: Of the stage, at most.
         """
         spec = self.recipe.stages[stage]
+        if self.sharded and self.stage < 0:
+            with memory_named("the model's weights", "start more processes, or take a smaller LLM"):
+                module.shard(self.learner, self.state.device.type)
         self.stage = stage
         module.settle(self.learner)
         # The wrapper of the stage before holds its parameters.

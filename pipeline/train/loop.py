@@ -19,9 +19,10 @@ from typing import Any
 import torch
 from torch import distributed as dist
 
-from pipeline.train import batches, curriculum, module
+from pipeline.train import batches, curriculum, hearing, module
 from pipeline.train.batches import Plan
 from pipeline.train.checkpoints import Checkpoint, Checkpoints, Mark, Progress
+from pipeline.train.encoded import Heard
 from pipeline.train.engine import Clock, Done, Engine, filled
 from pipeline.train.events import Decoded, Silent, StageBegun, Stepped, Validated, Watch
 from pipeline.train.held_out import HeldOut
@@ -69,6 +70,7 @@ def train(
     *,
     shaping: Mapping[str, Any] | None = None,
     score: Score | None = None,
+    cache: Path | None = None,
 ) -> Outcome:
     """Trains a model by its recipe, or goes on where a run in the same folder was ended.
 
@@ -84,13 +86,14 @@ def train(
         shaping: All that the weights follow from, as plain values; the recipe if omitted. A checkpoint of others is
             refused.
         score: How tasks score what the model says.
+        cache: A folder for what frozen encoders say; the user's own if omitted.
 
     Raises:
         CheckpointError: The folder's run is of another recipe.
         TrainingError: A loss is not finite, or memory is used up.
         RowError: A row cannot be read, or a stage has none.
     """
-    return _Run(engine, rows, index, held, out, watch or Silent(), shaping, score).go()
+    return _Run(engine, rows, index, held, out, watch or Silent(), shaping, score, cache).go()
 
 
 class _Run:
@@ -104,6 +107,7 @@ class _Run:
         watch: Watch,
         shaping: Mapping[str, Any] | None,
         score: Score | None,
+        cache: Path | None,
     ) -> None:
         self._engine, self._rows, self._index, self._held, self._out = engine, rows, index, held, out
         self._state, self._recipe, self._score = engine.state, engine.recipe, score
@@ -113,11 +117,15 @@ class _Run:
             out / CHECKPOINTS, recipe, recipe if shaping is None else shaping, self._recipe.checkpoints.best
         )
         self._clock = Clock()
+        self._cache = cache
+        self._heard: Heard | None = None
 
     def go(self) -> Outcome:
         began = time.monotonic()
         saved = self._checkpoints.newest(self._watch.note)
         progress = saved.progress if saved else Progress()
+        training, seconds = self._held.training, self._seconds()
+        self._heard = hearing.kept(self._engine, self._rows, training, seconds, self._out, self._watch, self._cache)
         ended = []
         while True:
             if not progress.ended:
@@ -188,6 +196,14 @@ class _Run:
         assert spec.epochs is not None
         return max(1, round(spec.epochs * len(self._plan(spec, 0))))
 
+    def _seconds(self) -> float:
+        """Of sound, in all steps of all stages."""
+        found = 0.0
+        for spec in self._recipe.stages:
+            first = self._plan(spec, 0)
+            found += first.facts().audio_seconds / len(first) * self._length(spec)
+        return found
+
     def _steps(self, spec: StageSpec, progress: Progress) -> Generator[tuple[int, Plan, Step]]:
         """The steps of a stage, epoch after epoch, from where it stands."""
         epoch, into = progress.epoch, progress.into
@@ -202,6 +218,7 @@ class _Run:
                 start_step=into,
                 workers=self._recipe.batches.workers,
                 teacher=bool(spec.loss.distillation),
+                encoded=self._heard,
             )
             for step in loader:
                 yield epoch, plan, step

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
@@ -106,15 +107,20 @@ def compile_blocks(speech_lm: SpeechLM) -> None:
         block.forward = torch.compile(block.forward)
 
 
-def shard(learner: Learner) -> None:
+def shard(learner: Learner, device: str) -> None:
     """Shards the model over all processes: the LLM layer by layer, the rest as one.
 
     The rest holds encoder and adapter, too: a batch without sound would leave these out, and each process must gather
     the same in the same order.
+
+    Args:
+        learner: Its model may lie on the CPU: it is brought to the device part by part.
+        device: Its type.
     """
+    mesh = init_device_mesh(device, (torch.distributed.get_world_size(),))
     for block in blocks(learner.speech_lm):
-        fully_shard(block)
-    fully_shard(learner)
+        fully_shard(block, mesh=mesh)
+    fully_shard(learner, mesh=mesh)
 
 
 def wrap(learner: Learner, sharded: bool, search: bool) -> nn.Module:

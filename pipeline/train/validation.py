@@ -21,7 +21,8 @@ from pipeline import wer
 from pipeline.model.base import Encoded, RowError
 from pipeline.seeds import derive
 from pipeline.train import curriculum, module
-from pipeline.train.batches import mixed, plan
+from pipeline.train.batches import plan
+from pipeline.train.bucketing import mixed
 from pipeline.train.checkpoints import Figure, Mark
 from pipeline.train.engine import SUMS, Engine, filled, means, memory_named
 from pipeline.train.held_out import HeldOut

@@ -72,7 +72,7 @@ def training_recipe(dataset: Path, bases: Path) -> Callable[..., TrainingRecipe]
             },
             "lora": {"rank": 4, "alpha": 8.0},
             "stages": [{"name": "adapter", "trains": ["adapter"], "steps": 4, "warmup": 1, "learning_rate": 1e-3}],
-            "batches": {"tokens": 512, "seconds": 30.0, "per_step": 2, "workers": 0},
+            "batches": {"tokens": 512, "seconds": 30.0, "per_step": 2, "workers": 0, "cache_encoder": False},
             "validation": {"share": 0.2, "every": 2, "rows": 8, "decode": 2, "most_tokens": 8},
             "checkpoints": {"every": 2},
             "precision": "fp32",
