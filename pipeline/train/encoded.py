@@ -233,14 +233,13 @@ def keep(
     chunks = _chunks(sounds)
     names = [xxhash.xxh3_128_hexdigest(sounds.digests[chunk].tobytes()) for chunk in chunks]
     own = list(zip(chunks, names, strict=True))[rank::world]
-    whole = sum(float(sounds.samples[chunk].sum()) for chunk, _ in own) / SAMPLING_RATE
-    done = 0.0
+    done, whole = 0, sum(int(sounds.samples[chunk].sum()) for chunk, _ in own)
     for chunk, name in own:
         if not (folder / f"{name}.json").exists():
             _write(folder / name, rows, sounds, chunk, speech_lm, form)
-        done += float(sounds.samples[chunk].sum()) / SAMPLING_RATE
+        done += int(sounds.samples[chunk].sum())
         if told is not None:
-            told(done, whole)
+            told(done / SAMPLING_RATE, whole / SAMPLING_RATE)
     return lambda: Heard(folder, form, names)
 
 
@@ -300,8 +299,8 @@ def _write(target: Path, rows: Rows, sounds: Sounds, chunk: Ints, speech_lm: Spe
     listed: list[tuple[int, list[int]]] = []
     with shards.explained(target), open(scratch, "wb") as file, ThreadPoolExecutor(1) as ahead:
         waiting = iter([ahead.submit(decoded, rows, sounds, places) for places in passes])
-        for places, decoded in zip(passes, waiting, strict=True):
-            heard = listened(speech_lm, decoded.result())
+        for places, ready in zip(passes, waiting, strict=True):
+            heard = listened(speech_lm, ready.result())
             flat = form.flat(heard)
             counts = iter(enumerate(heard["frame_lengths"].tolist()))
             for place in places.tolist():
