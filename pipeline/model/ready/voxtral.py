@@ -36,7 +36,7 @@ class Voxtral(Ready):
         if file is None:
             tokenizer = library.AutoTokenizer.from_pretrained(name, mistral_format=False, **known)
         else:
-            from transformers.integrations.mistral import convert_tekken_tokenizer
+            from transformers.integrations.mistral.tokenizer import convert_tekken_tokenizer
 
             tokenizer = convert_tekken_tokenizer(file)
         if not tokenizer.chat_template:
