@@ -22,6 +22,10 @@ from schemas.training import ModelSpec
 
 _FAILURES = (OSError, ValueError, RuntimeError, KeyError, ImportError)  # of transformers, where something is amiss
 
+_PLAIN: dict[str, Any] = {"use_cache": False, "attention_mask": None}
+_SOME = 4096  # tokens whose embeddings tell how large the LLM's are
+_NEAR = 0.05  # of the norm: what bfloat16 may round, and one wrong position may not
+
 
 def load(name: str, *, device: str = "cpu", dtype: str = "float32", attention: str = "sdpa") -> SpeechLM:
     """A saved AudioLM, or a ready audio LLM, of a folder or a hub id.
@@ -88,14 +92,13 @@ def compose(spec: ModelSpec, *, seed: int = 0, dtype: str = "float32") -> Speech
     model.encoders = torch.nn.ModuleList(ears)
     model.language_model = language_model
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
         model.adapter = model.new_adapter()
         model.adapter.adopt(ears)
-        embeddings: torch.Tensor = language_model.get_input_embeddings().weight.detach()  # type: ignore[operator]
-        model.adapter.set_scale(float(embeddings.float().square().mean().sqrt()))  # some draw anew for that
+        model.adapter.set_scale(_scale(language_model))  # some draw anew for that
     model.requires_grad_(False).train(False)
     _check_head(spec.llm, language_model)
-    return Composed(model, tokenizer, name=spec.llm, seed=seed)
+    return Composed(model, tokenizer, name=spec.llm, seed=seed, apart=_keeps_apart(language_model))
 
 
 def _joined(spec: ModelSpec, ears: list[encoders.Encoder], language_model: Any, tokenizer: Any) -> AudioLMConfig:
@@ -134,7 +137,8 @@ def _reported(what: str) -> Iterator[None]:
     except _FAILURES as error:
         if isinstance(error, ModelError):
             raise
-        raise ModelError(f"{what} cannot be loaded: {error}") from error
+        cure = " (set `attention: eager`)" if "attention implementation" in str(error) else ""
+        raise ModelError(f"{what} cannot be loaded: {error}{cure}") from error
 
 
 def _ready(name: str, config: Any, revision: str, dtype: str, attention: str) -> SpeechLM:
@@ -154,11 +158,29 @@ def _ready(name: str, config: Any, revision: str, dtype: str, attention: str) ->
 
 
 @torch.no_grad()
+def _scale(language_model: Any) -> float:
+    """The root mean square of what the LLM reads: some multiply what they have looked up."""
+    embeddings = language_model.get_input_embeddings()
+    some: torch.Tensor = embeddings(torch.arange(min(embeddings.num_embeddings, _SOME)))
+    return float(some.float().square().mean().sqrt())
+
+
+@torch.no_grad()
+def _keeps_apart(language_model: Any) -> bool:
+    """Whether positions that begin anew keep attention within an example: not every LLM heeds them."""
+    decoder = language_model.get_decoder()
+    behind = decoder(input_ids=torch.tensor([[4, 5, 1, 2, 3]]), position_ids=torch.tensor([[0, 1, 0, 1, 2]]), **_PLAIN)
+    alone = decoder(input_ids=torch.tensor([[1, 2, 3]]), position_ids=torch.tensor([[0, 1, 2]]), **_PLAIN)
+    expected = alone.last_hidden_state.float()
+    return bool((behind.last_hidden_state[:, 2:].float() - expected).norm() < _NEAR * expected.norm())
+
+
+@torch.no_grad()
 def _check_head(name: str, language_model: Any) -> None:
     """Complains if the head does more to its states than `head` knows: the loss would be another model's."""
     ids = torch.tensor([[1, 2, 3]])
-    states = language_model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state
-    expected = language_model(input_ids=ids, use_cache=False).logits
+    states = language_model.get_decoder()(input_ids=ids, **_PLAIN).last_hidden_state
+    expected = language_model(input_ids=ids, **_PLAIN).logits
     if not torch.allclose(head(language_model)(states).float(), expected.float(), rtol=1e-3, atol=1e-3):
         raise ModelError(
             f"the LLM {name!r} ({language_model.config.model_type}) changes its logits in a way that is not known "

@@ -261,14 +261,14 @@ class AudioLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-untyped-call
     def save_pretrained(  # type: ignore[override]
         self, save_directory: Any, state_dict: dict[str, Tensor] | None = None, **options: Any
     ) -> None:
-        """Writes configuration and weights; LoRA apart from what it stands beside, in `lora/`, in peft's format."""
+        """Writes configuration and weights; LoRA in folders of its own, in peft's format."""
         state = self.state_dict() if state_dict is None else state_dict
         placed = {name: part for name, part in self.parts() if lora.layers(part)}
         self.config.lora = sorted(placed)
         if options.get("is_main_process", True):
             for name, part in placed.items():
                 own = {key.removeprefix(f"{name}."): v for key, v in state.items() if key.startswith(f"{name}.")}
-                lora.save(part, own, Path(save_directory) / "lora" / name)
+                lora.save(part, own, Path(save_directory) / lora.folder(name))
         super().save_pretrained(save_directory, state_dict=lora.without(state), **options)
 
     @classmethod
@@ -279,7 +279,7 @@ class AudioLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-untyped-call
         parts = dict(model.parts())
         hub = {key: value for key, value in options.items() if key in _HUB}
         for part in model.config.lora or []:
-            files = [cached_file(name, f"lora/{part}/{file}", **hub) for file in lora.FILES]
+            files = [cached_file(name, f"{lora.folder(part)}/{file}", **hub) for file in lora.FILES]
             lora.load(parts[part], Path(str(files[0])).parent)
         return found
 

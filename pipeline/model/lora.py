@@ -61,7 +61,7 @@ def _is_linear(module: nn.Module) -> bool:
 def _inject(part: nn.Module, config: Any, seed: int) -> None:
     trained = {name: p.requires_grad for name, p in part.named_parameters()}
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
         peft.inject_adapter_in_model(config, part, _NAME)
     for name, parameter in part.named_parameters():
         if MARK in name:
@@ -137,15 +137,21 @@ def save(part: nn.Module, state: dict[str, Tensor], folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     held: Any = part.peft_config
     config: peft.LoraConfig = held[_NAME]
-    config.inference_mode = True
+    targets = config.target_modules
+    config.target_modules, config.inference_mode = sorted(targets or ()), True  # a set has another order each time
     config.save_pretrained(str(folder))
-    config.inference_mode = False
+    config.target_modules, config.inference_mode = targets, False
     weights = {
         _PREFIX + key.replace(f".{_NAME}.", "."): value.detach().contiguous().cpu()
         for key, value in state.items()
         if MARK in key
     }
     save_file(weights, folder / _WEIGHTS, metadata={"format": "pt"})
+
+
+def folder(part: str) -> str:
+    """Where a part's LoRA lies in a model's folder. `push_to_hub` takes folders, but none within them."""
+    return f"lora_{part}"
 
 
 FILES = _CONFIG, _WEIGHTS

@@ -34,7 +34,7 @@ class Composed(SpeechLM):
 
     model: Any  # an AudioLM, whose `generate` has types that no call fits
 
-    def __init__(self, model: AudioLM, tokenizer: Any, *, name: str = "", seed: int = 0) -> None:
+    def __init__(self, model: AudioLM, tokenizer: Any, *, name: str = "", seed: int = 0, apart: bool = True) -> None:
         """Puts them together.
 
         Args:
@@ -42,14 +42,20 @@ class Composed(SpeechLM):
             tokenizer: With chat template and audio token.
             name: For errors.
             seed: LoRA begins with weights drawn from it.
+            apart: Whether the LLM was seen to keep packed examples apart.
         """
         self.model, self.tokenizer, self._seed = model, tokenizer, seed
         stops = model.language_model.generation_config.eos_token_id
         self.chat = Chat(tokenizer, stops=[stops] if isinstance(stops, int) else stops or (), name=name)
-        assert self.chat.audio_id == model.config.audio_token_id
-        text = model.config.text_config
+        if self.chat.audio_id != model.config.audio_token_id:
+            raise ModelError(
+                f"the audio token of {self.chat.name} is {model.config.audio_token_id} in its configuration and "
+                f"{self.chat.audio_id} in its tokenizer: one of them is another model's"
+            )
+        text = model.language_model.config.get_text_config()
         self.longest = int(getattr(text, "max_position_embeddings", None) or _UNLIMITED)
         self.spans = model.spans
+        self._packs = apart and packs(text)
         self._padding = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else min(self.chat.stops)
         # Greedy, to the end of a turn. An audio token within the LLM's vocabulary is never written.
         told: dict[str, Any] = {"do_sample": False, "pad_token_id": self._padding}
@@ -75,10 +81,9 @@ class Composed(SpeechLM):
         return replace(encoded, sounds=tuple(sound_of(sample, number, size) for number, size in enumerate(sizes)))
 
     def collate(self, examples: Sequence[Encoded], *, pack: bool = False, left: bool = False) -> Batch:
-        if pack and not packs(self.model.language_model.config):
+        if pack and not self._packs:
             raise ModelError(
-                f"{self.model.config.text_config.model_type} has layers that carry a state from one example to the "
-                "next: set `packing: false`"
+                f"{self.model.config.text_config.model_type} does not keep packed examples apart: set `packing: false`"
             )
         batch = collate(examples, self._padding, pack=pack, left=left)
         return replace(batch, sounds=self.spans.cut(sound for example in examples for sound in example.sounds))

@@ -241,3 +241,28 @@ def test_what_is_wrong_is_said(make: Make, lm: Composed, tiny_llm: Path, tiny_wh
         compose(ModelSpec(encoders=[str(tiny_whisper)], llm=str(clap)))
     with pytest.raises(ModelError, match="has no chat template"):
         compose(ModelSpec(encoders=[str(tiny_whisper)], llm=str(tiny_whisper)))
+
+
+@pytest.mark.parametrize(("kind", "attention"), [("gemma2", "eager"), ("cohere", "sdpa"), ("granite", "sdpa")])
+@torch.no_grad()
+def test_heads_that_scale_or_cap_their_logits_are_theirs(
+    make: Make, tiny_whisper: Path, tmp_path: Path, kind: str, attention: str
+) -> None:
+    base = tiny.llm(tmp_path / kind, ["some words to begin with"], vocabulary=300, kind=kind)
+    lm = compose(
+        ModelSpec(encoders=[str(tiny_whisper)], llm=str(base), adapter={"kind": "pool"}, attention=attention)  # type: ignore[arg-type]
+    )
+    batch = lm.collate([lm.encode(heard())])
+    logits = AutoModelForCausalLM.from_pretrained(base, attn_implementation=attention)(input_ids=batch.ids).logits
+    assert torch.equal(lm.head()(lm.states(batch)), logits)
+
+
+def test_an_llm_that_cannot_pack_says_so(tiny_whisper: Path, tmp_path: Path) -> None:
+    base = tiny.llm(tmp_path / "opt", ["some words to begin with"], vocabulary=300, kind="opt")
+    lm = compose(ModelSpec(encoders=[str(tiny_whisper)], llm=str(base), adapter={"kind": "pool"}))
+    example = lm.encode(heard())
+    with pytest.raises(ModelError, match="opt does not keep packed examples apart: set `packing: false`"):
+        lm.collate([example, example], pack=True)
+    base = tiny.llm(tmp_path / "gemma2", ["some words"], vocabulary=300, kind="gemma2")
+    with pytest.raises(ModelError, match="`attention: eager`"):
+        compose(ModelSpec(encoders=[str(tiny_whisper)], llm=str(base)))

@@ -112,6 +112,7 @@ def test_all_of_it_is_saved_without_its_bases(lm: Composed, tmp_path: Path) -> N
     expected = lm.states(batch(lm))
     asked = lm.collate([lm.encode(heard(1.0), answer=False)], left=True)
     lm.save(tmp_path / "model")
+    assert not list((tmp_path / "model").glob("*/*/"))  # push_to_hub takes no folders within folders
     (tmp_path / "model").rename(tmp_path / "moved")
     again = load(str(tmp_path / "moved"))
     assert isinstance(again, Composed)
@@ -136,9 +137,7 @@ def test_peft_finds_its_way_in_what_was_saved(lm: Composed, tiny_llm: Path, tmp_
     from peft import PeftModel
 
     trained(lm).save(tmp_path)
-    base = PeftModel.from_pretrained(
-        AutoModelForCausalLM.from_pretrained(tiny_llm), tmp_path / "lora" / "language_model"
-    )
+    base = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny_llm), tmp_path / "lora_language_model")
     ids = torch.tensor([[5, 6, 7, 8]])
     torch.testing.assert_close(base(input_ids=ids).logits, lm.model(input_ids=ids).logits)
 
@@ -192,7 +191,7 @@ def test_what_was_not_saved_whole_is_refused(lm: Composed, tmp_path: Path) -> No
     save_file(weights, file, {"format": "pt"})
     with pytest.raises(ModelError, match="lacks weights, such as adapter"):
         load(str(tmp_path))
-    (tmp_path / "lora" / "language_model" / "adapter_model.safetensors").unlink()
+    (tmp_path / "lora_language_model" / "adapter_model.safetensors").unlink()
     with pytest.raises(ModelError, match=r"cannot be loaded: .*adapter_model.safetensors"):
         load(str(tmp_path))
     config = json.loads((tmp_path / "config.json").read_text())
