@@ -14,7 +14,8 @@ from torch import Tensor
 from transformers import LogitsProcessor
 
 from pipeline.evaluate import joint, multiple_choice
-from pipeline.evaluate.decoding import Constrained, Constraint, Constraints
+from pipeline.evaluate.decoding import Constrained, Constraint
+from pipeline.evaluate.grammars import Constraints
 from pipeline.evaluate.systems import System, View
 from pipeline.evaluate.tool_format import response_ids
 from pipeline.evaluate.turns import Turn
@@ -131,7 +132,8 @@ class Asker:
             return view
         if view.absent:
             return Answer(absent=view.absent)
-        changed = {JOINT: joint.asked, HEARING: hearing}.get(decoding, lambda sample: sample)(view.sample)
+        asked = {JOINT: joint.asked, HEARING: hearing}.get(decoding)
+        changed = view.sample if asked is None else asked(view.sample)
         assert changed is not None, f"{turn.id} is not asked by {decoding}"
         try:
             encoded = self._lm.encode(changed, hear=system.hears, answer=False)
@@ -203,7 +205,7 @@ class Asker:
 
 
 def hearing(sample: Sample) -> Sample | None:
-    """A sample that asks to write down the last thing said; None where the last turn before the response is no speech."""
+    """A sample that asks to write down what was said last; None where that was no single utterance."""
     before = [m for m in sample.messages[:-1] if m.role != "system"]
     if not before or before[-1].content.count(AUDIO_PLACEHOLDER) != 1:
         return None
@@ -230,7 +232,7 @@ def _one_heard(sample: Sample, heard: str | None) -> tuple[str, ...]:
     return (heard,) if single and heard is not None else ()
 
 
-class _FirstToken(LogitsProcessor):  # type: ignore[misc]
+class _FirstToken(LogitsProcessor):
     """Looks at the clock when the first token's scores are there."""
 
     def __init__(self) -> None:

@@ -11,6 +11,9 @@ import numpy as np
 
 from pipeline.evaluate.intervals import Numbers, bootstrap, ratio, wilson
 
+NONE = "–"
+"""Stands where there is no value."""
+
 
 @dataclass(frozen=True, slots=True)
 class Figure:
@@ -29,6 +32,20 @@ class Figure:
     """Id and definition: figures of different protocols do not compare."""
     better: str = "higher"
     """Which way is good: `higher`, `lower`, or `` where neither is."""
+
+    @property
+    def scale(self) -> float:
+        """By which the value is multiplied where it is shown: BLEU and chrF go to 100, shares are shown per cent."""
+        return 1.0 if self.name.startswith(("bleu", "chrf")) else 100.0
+
+    def written(self, interval: bool = True) -> str:
+        """As it is read: `71.2 % (64.0–77.5)`."""
+        if self.value is None:
+            return NONE
+        text = f"{self.scale * self.value:.1f}{' %' if self.scale > 1 else ''}"
+        if not interval or self.low is None or self.high is None:
+            return text
+        return f"{text} ({self.scale * self.low:.1f}–{self.scale * self.high:.1f})"
 
     def as_json(self) -> dict[str, Any]:
         """The same as plain values."""

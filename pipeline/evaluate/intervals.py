@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +13,7 @@ Numbers = npt.NDArray[np.float64]
 
 Z = 1.959963984540054  # the normal distribution's 97.5 % quantile
 RESAMPLES = 1000
-_AT_ONCE = 2**22  # numbers of one block of weights
+_REMEMBERED = 2**24  # weights of 4 bytes
 
 
 def wilson(right: float, count: int) -> tuple[float, float]:
@@ -37,7 +38,7 @@ def bootstrap(
     The percentile bootstrap (Efron, 1979): rows are drawn anew with replacement, as many as there are.
 
     Args:
-        sums: N, K. What each row adds to each of the K sums. What belongs together (the turns of a dialogue) is one row.
+        sums: N, K. What each row adds to each sum. What belongs together (the turns of a dialogue) is one row.
         statistic: From sums (R, K) to figures (R); NaN where the figure is not defined.
         resamples: How often rows are drawn.
         seed: Draws them.
@@ -47,18 +48,28 @@ def bootstrap(
     count = len(rows)
     if not count:
         return math.nan, math.nan
-    generator = np.random.default_rng(seed)
-    drawn = np.empty((resamples, rows.shape[1]))
-    block = max(1, _AT_ONCE // count)
-    for begin in range(0, resamples, block):
-        size = min(block, resamples - begin)
-        drawn[begin : begin + size] = generator.multinomial(count, np.full(count, 1 / count), size) @ rows
+    if count * resamples <= _REMEMBERED:
+        drawn = _weights(count, resamples, seed) @ rows
+    else:
+        generator, size = np.random.default_rng(seed), max(1, _REMEMBERED // count)
+        sizes = [min(size, resamples - begin) for begin in range(0, resamples, size)]
+        drawn = np.concatenate([_draw(generator, count, some) @ rows for some in sizes])
     found = statistic(drawn)
     found = found[~np.isnan(found)]
     if not len(found):
         return math.nan, math.nan
     low, high = np.quantile(found, (0.025, 0.975))
     return float(low), float(high)
+
+
+@lru_cache(maxsize=4)  # one figure after the other is of the same rows
+def _weights(count: int, resamples: int, seed: int) -> npt.NDArray[np.float32]:
+    return _draw(np.random.default_rng(seed), count, resamples)
+
+
+def _draw(generator: np.random.Generator, count: int, resamples: int) -> npt.NDArray[np.float32]:
+    """R, N; how often each row is drawn."""
+    return generator.multinomial(count, np.full(count, 1 / count), resamples).astype(np.float32)
 
 
 def ratio(above: int = 0, below: int = 1) -> Callable[[Numbers], Numbers]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from pipeline.evaluate.turns import Turn
 
@@ -20,6 +21,8 @@ class Item:
     """Log-likelihoods of the letters of a multiple-choice question."""
     cut: bool = False
     """Whether the answer was still going on when it had as many tokens as are allowed."""
+    known: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
+    """What was found out about it, so that it is not done for every figure anew."""
 
     @property
     def row(self) -> str:

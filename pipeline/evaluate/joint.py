@@ -23,7 +23,7 @@ FAILURES = "joint-form/earwitness-1: share of joint answers without the two mark
 _ASKS = {
     "en": 'First write down what is said after "Transcript:". Then give your answer, a tool call too, after "Answer:".',
     "ru": "Сначала запиши после «Transcript:», что сказано. Затем дай ответ, также и вызов функции, после «Answer:».",
-    "pt": 'Primeiro escreve o que é dito depois de "Transcript:". Depois dá a resposta, ou a chamada, depois de "Answer:".',
+    "pt": 'Primeiro escreve depois de "Transcript:" o que é dito. Depois dá a resposta, ou a chamada, após "Answer:".',
 }
 _FORM = re.compile(r"\s*Transcript:(?P<heard>.*?)\bAnswer:(?P<answer>.*)", re.DOTALL | re.IGNORECASE)
 

@@ -25,12 +25,15 @@ MACRO_F1 = (
     "macro-f1/earwitness-1: mean of the classes' F1, as scikit-learn's f1_score(average='macro'), over the labels that "
     "are right or named in any row; naming none or several is no class of its own"
 )
-UAR = "uar/earwitness-1: unweighted mean of the classes' recall (balanced accuracy), over the labels that are right somewhere"
+UAR = (
+    "uar/earwitness-1: unweighted mean of the classes' recall (balanced accuracy), over labels that are right somewhere"
+)
 UNNAMED = "label-parse/earwitness-1: share of outputs that name no label, or several"
 SLU_F1 = (
-    "slu-f1/slurp: Bastianelli et al. 2020 (pswietojanski/slurp, scripts/evaluation), micro: a slot of a right type counts "
-    "as a hit, and the WER of its value as that much of a false positive and of a miss; the same with characters "
-    "(edits / the longer one's length); F1 of the sums of both. Values are compared in small letters, without punctuation"
+    "slu-f1/slurp: Bastianelli et al. 2020 (pswietojanski/slurp, scripts/evaluation), micro: a slot of a right type "
+    "counts as a hit, and the WER of its value as that much of a false positive and of a miss; the same with "
+    "characters (edits / the longer one's length); F1 of the sums of both. Values are compared in small letters, "
+    "without punctuation"
 )
 SPAN_F1 = "span-f1/slurp: micro-F1 of slots of which type and value are right"
 SET_F1 = "keyword-f1/earwitness-1: F1 of the sets of key words, mean over rows"

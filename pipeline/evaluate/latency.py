@@ -10,18 +10,16 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from pipeline import seeds
 from pipeline.evaluate.asking import PLAIN, Asker
+from pipeline.evaluate.questions import Questions
 from pipeline.evaluate.results import Latency
 from pipeline.evaluate.systems import System
 from pipeline.shards import write_atomically
-
-if TYPE_CHECKING:
-    from pipeline.evaluate.run import Questions
 
 NAME = "latency.json"
 _CONTROLS = frozenset({"shuffled", "silent", "text_only"})  # who would wait for those

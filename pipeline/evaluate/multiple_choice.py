@@ -15,6 +15,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from pipeline import seeds
+from pipeline.evaluate.errors import EvaluationError
 from pipeline.evaluate.figures import Figure, of_sums, share
 from pipeline.evaluate.items import Item
 from schemas.conversation import Message
@@ -77,10 +78,14 @@ def figures(items: Sequence[Item]) -> list[Figure]:
     found = [share("accuracy", [float(w == r) for w, r in zip(written, right, strict=True)], GENERATION)]
     scored = [item for item in items if item.letters]
     if scored:
-        found.append(share("accuracy_by_likelihood", [float(likeliest(i) == i.turn.sample.answer) for i in scored], LIKELIHOOD))
+        found.append(
+            share("accuracy_by_likelihood", [float(likeliest(i) == i.turn.sample.answer) for i in scored], LIKELIHOOD)
+        )
     found.append(share("parse_failures", [float(not w) for w in written], PARSE, better="lower"))
     found.append(_bias(written, right))
-    chance = of_sums("chance", [(1 / len(i.turn.sample.choices), 1.0) for i in items if i.turn.sample.choices], CHANCE, better="")
+    chance = of_sums(
+        "chance", [(1 / len(i.turn.sample.choices), 1.0) for i in items if i.turn.sample.choices], CHANCE, better=""
+    )
     return [*found, Figure("chance", chance.value, None, None, chance.count, CHANCE, "")]
 
 
@@ -104,14 +109,14 @@ def questions(path: Path) -> list[Sample]:
     answer is a place from 0, or a letter.
 
     Raises:
-        ValueError: A line is something else; names file and line.
+        EvaluationError: A line is something else; names file and line.
     """
     found = []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         if line.strip():
             found.append(_question(line, f"{path}:{number}", f"{path.stem}/{number}"))
     if not found:
-        raise ValueError(f"{path} has no questions: one JSON object a line is expected")
+        raise EvaluationError(f"{path} has no questions: one JSON object a line is expected")
     return found
 
 
@@ -124,9 +129,9 @@ def _question(line: str, where: str, name: str) -> Sample:
         place = LETTERS.index(answer) if isinstance(answer, str) else int(answer)
         question = str(value["question"])
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{where}: {expected} is expected ({type(error).__name__}: {error})") from error
+        raise EvaluationError(f"{where}: {expected} is expected ({type(error).__name__}: {error})") from error
     if not 2 <= len(choices) <= len(LETTERS) or not 0 <= place < len(choices):
-        raise ValueError(f"{where}: {len(choices)} choices and the answer {answer!r}; {expected} is expected")
+        raise EvaluationError(f"{where}: {len(choices)} choices and the answer {answer!r}; {expected} is expected")
     text = f"{question}\n{listing(choices)}\nAnswer with the letter only."
     messages = (Message("user", text), Message("assistant", LETTERS[place]))
     return Sample(name, (), "test", TASK, "en", messages, choices=tuple(choices), answer=LETTERS[place])

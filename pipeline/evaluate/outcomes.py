@@ -29,8 +29,9 @@ _CANNOT = {
         r"""
         \b(?: i\ (?:am\ (?:not\ able|unable)|cannot|can['’]t|can\ not|have\ no\ way|do\ not\ have|don['’]t\ have)
             | i['’]m\ (?:not\ able|unable) | (?:not|isn['’]t)\ (?:something|anything)\ (?:that\ )?i\ can
-            | (?:none|no\ one)\ of\ (?:my|the|these)\ (?:tools|functions) | no\ (?:fitting\ |suitable\ )?(?:tool|function)
-            | beyond\ what\ i | (?:outside|out\ of)\ (?:of\ )?(?:my|what\ i) | not\ (?:possible|available)\ (?:here|for\ me)
+            | (?:none|no\ one)\ of\ (?:my|the|these)\ (?:tools|functions)
+            | no\ (?:fitting\ |suitable\ )?(?:tool|function) | beyond\ what\ i
+            | (?:outside|out\ of)\ (?:of\ )?(?:my|what\ i) | not\ (?:possible|available)\ (?:here|for\ me)
         )\b""",
         _FLAGS,
     ),
@@ -44,7 +45,8 @@ _CANNOT = {
     ),
     "pt": re.compile(
         r"""
-        \b(?: não\ (?:posso|consigo|sou\ capaz|tenho\ (?:como|acesso|maneira|forma|nenhum\w*|ferramenta\w*)|me\ é\ possível|dá)
+        \b(?: não\ (?:posso|consigo|sou\ capaz|me\ é\ possível|dá)
+            | não\ tenho\ (?:como|acesso|maneira|forma|nenhum\w*|ferramenta\w*)
             | nenhum\w*\ (?:d[aeo]s?\ )?(?:minhas\ )?(?:ferramenta|função|funções)\w* | fora\ do\ meu\ alcance
             | além\ do\ que | não\ é\ possível
         )\b""",

@@ -18,6 +18,7 @@ import msgspec
 import orjson
 import xxhash
 
+from pipeline.evaluate.errors import Locked
 from pipeline.shards import explained
 
 log = logging.getLogger("earwitness")
@@ -45,10 +46,6 @@ class Prediction(msgspec.Struct, frozen=True, omit_defaults=True):
     """Why the row cannot be asked: it is left out for all systems."""
     absent: str = ""
     """Why this system is not asked this."""
-
-
-class Locked(ValueError):
-    """Another run writes into the folder."""
 
 
 def key_of(**shaping: Any) -> str:

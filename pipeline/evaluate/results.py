@@ -12,6 +12,16 @@ from pipeline.evaluate.slices import Slice
 from pipeline.shards import write_atomically
 
 NAME = "result.json"
+NAMES = {
+    "end_to_end": "end to end",
+    "cascade": "cascade",
+    "oracle": "oracle",
+    "reading": "reading",
+    "shuffled": "shuffled speech",
+    "silent": "silence",
+    "text_only": "text only",
+}
+"""What systems are called in reports."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +67,12 @@ class Run:
     absent: int = 0
     """Turns that it is not asked."""
     latency: Latency | None = None
+
+    @property
+    def label(self) -> str:
+        """What it is called in reports."""
+        name = NAMES.get(self.system, self.system)
+        return name if self.decoding == "plain" else f"{name}, {self.decoding}"
 
     def figure(self, family: str, name: str) -> Figure | None:
         """A figure by its name."""

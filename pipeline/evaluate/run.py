@@ -5,26 +5,20 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from msgspec.structs import replace
-
-from pipeline import seeds, weights
 from pipeline import model as models
-from pipeline.asr.base import ASR
-from pipeline.evaluate import joint, labels, latency, multiple_choice, slices, tables
-from pipeline.evaluate.asking import CONSTRAINED, DECODINGS, HEARING, JOINT, PLAIN, Asker
+from pipeline import weights
+from pipeline.evaluate import joint, latency, slices, tables
+from pipeline.evaluate.asking import CONSTRAINED, HEARING, JOINT, PLAIN, Asker
 from pipeline.evaluate.outcomes import Judge
 from pipeline.evaluate.predictions import Prediction, Predictions, key_of
+from pipeline.evaluate.questions import Questions, Settings
 from pipeline.evaluate.results import Latency, Result, Run
-from pipeline.evaluate.systems import DEFAULT, Cascade, EvaluationError, Oracle, Pool, System, make
-from pipeline.evaluate.turns import Turn, turns
+from pipeline.evaluate.systems import Cascade, Oracle, Pool, System, make
+from pipeline.evaluate.turns import Turn
 from pipeline.model.base import SpeechLM
-from pipeline.plugins import nearest
-from pipeline.train.rows import Rows
-from schemas.sample import Sample
 
 log = logging.getLogger("earwitness")
 
@@ -32,134 +26,8 @@ Progress = Callable[[str, int, int], None]
 """Told what is asked, how many turns of it are done, and of how many."""
 _VERSION = 1
 """Of how questions are put: raised when older answers would not be given again."""
-_MOST_LABELS = 200
 _SOUND = 12.5  # positions a second, for batching only
 _LETTERS = 3.5  # characters a position, likewise
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What is asked, and how."""
-
-    split: str = "test"
-    systems: tuple[str, ...] = DEFAULT
-    decodings: tuple[str, ...] = (PLAIN,)
-    """Of `end_to_end`; the other systems decode plainly."""
-    asr: ASR | None = None
-    """Of the cascade."""
-    limit: int | None = None
-    """Rows, drawn by chance; all if omitted."""
-    tasks: tuple[str, ...] = ()
-    """Only these."""
-    questions: Path | None = None
-    """Further multiple-choice questions in text, in MMLU's layout."""
-    most_tokens: int = 256
-    at_once: int = 16
-    """Questions in a batch."""
-    timed: int = 8
-    """Turns on which latency is measured, one at a time; 0 measures none."""
-    device: str = "cpu"
-    dtype: str = "float32"
-    seed: int = 0
-    """Draws rows, the order of options, and whose speech is heard in place of another's."""
-
-    def check(self) -> None:
-        """Whether there are such decodings.
-
-        Raises:
-            EvaluationError: There are not.
-        """
-        for name in self.decodings:
-            if name not in DECODINGS:
-                hint = nearest(name, list(DECODINGS))
-                raise EvaluationError(f"there is no decoding {name!r}.{hint} There are: {', '.join(DECODINGS)}")
-
-
-@dataclass
-class Questions:
-    """The turns of some rows, without sound, and the way back to it."""
-
-    rows: Rows
-    places: list[int]
-    """Of the rows that are asked, in the dataset."""
-    settings: Settings
-    turns: list[Turn] = field(default_factory=list)
-    place: dict[str, int] = field(default_factory=dict)
-    """In the dataset, by turn."""
-    said: list[tuple[int, int, str]] = field(default_factory=list)
-    samples: list[Sample] = field(default_factory=list)
-
-    @staticmethod
-    def read(dataset: Path, settings: Settings) -> Questions:
-        """Those of a dataset's split.
-
-        Raises:
-            DataError, EvaluationError: There are none.
-        """
-        rows = Rows([dataset], settings.split)
-        made = Questions(rows, [], settings)
-        chosen = _chosen(rows, settings)
-        for place in chosen:
-            sample = _mute(multiple_choice.reshuffled(rows[place], settings.seed))
-            made._add(sample, place)
-        for sample in multiple_choice.questions(settings.questions) if settings.questions else ():
-            made._add(multiple_choice.reshuffled(sample, settings.seed), -1)
-        if not made.turns:
-            raise EvaluationError(f"{dataset}: no row of the split {settings.split!r} has a response to be asked for")
-        return made
-
-    def _add(self, sample: Sample, place: int) -> None:
-        self.places.append(place)
-        self.samples.append(sample)
-        self.said += [(place, n, u.transcript) for n, u in enumerate(sample.utterances)]
-        for turn in turns(sample):
-            self.turns.append(turn)
-            self.place[turn.id] = place
-
-    def with_sound(self, turn: Turn) -> Turn:
-        """A turn as it is asked."""
-        place = self.place[turn.id]
-        if place < 0:
-            return turn
-        heard = self.rows[place].utterances[: len(turn.sample.utterances)]
-        return Turn(replace(turn.sample, utterances=heard), turn.number, turn.last)
-
-    def closed(self) -> Callable[[Turn], Sequence[str]]:
-        """The texts of which a turn's answer is one: listed options, else the labels that the rows have."""
-        known: dict[tuple[str, str | None], dict[str, None]] = {}
-        for sample in self.samples:
-            if sample.task in labels.FIRST_WORD | labels.NAMED and sample.answer:
-                known.setdefault((sample.task, sample.language), {})[sample.answer] = None
-
-        def closed(turn: Turn) -> Sequence[str]:
-            sample = turn.sample
-            if sample.task == multiple_choice.TASK:
-                return multiple_choice.LETTERS[: len(sample.choices)]
-            if sample.task in labels.NAMED and sample.choices:
-                return sample.choices
-            found = sorted(known.get((sample.task, sample.language), ()))
-            return found if len(found) <= _MOST_LABELS else ()
-
-        return closed
-
-
-def _chosen(rows: Rows, settings: Settings) -> list[int]:
-    places = [i for i in range(len(rows)) if not settings.tasks or rows[i].task in settings.tasks]
-    if not places:
-        there = sorted({rows[i].task for i in range(len(rows))})
-        raise EvaluationError(f"no row is of the tasks {', '.join(settings.tasks)}; there are: {', '.join(there)}")
-    if settings.limit is None or settings.limit >= len(places):
-        return places
-    drawn = sorted(places, key=lambda place: seeds.share("evaluate", settings.seed, rows.identity(place).id))
-    return sorted(drawn[: settings.limit])
-
-
-def _mute(sample: Sample) -> Sample:
-    """A row without its sound, of which a split can hold more than memory."""
-    utterances = tuple(
-        replace(u, audio=replace(u.audio, flac=b"", fingerprint=b"")) if u.audio else u for u in sample.utterances
-    )
-    return replace(sample, utterances=utterances, provenance=type(sample.provenance)())
 
 
 def evaluate(
@@ -191,7 +59,9 @@ def evaluate(
     settings.check()
     began = time.monotonic()
     questions = Questions.read(Path(dataset), settings)
-    pool = Pool([entry for entry in questions.said if entry[0] >= 0], lambda place: questions.rows[place], settings.seed)
+    pool = Pool(
+        [entry for entry in questions.said if entry[0] >= 0], lambda place: questions.rows[place], settings.seed
+    )
     systems = make(settings.systems, pool, settings.asr)
     for system in systems:
         if isinstance(system, Cascade):
@@ -350,5 +220,7 @@ def _llm(lm: SpeechLM) -> str:
     """What the LLM within a model is, as far as its configuration says."""
     config = getattr(lm.model.config, "text_config", None) or lm.model.config
     sizes = {name: getattr(config, name, None) for name in ("num_hidden_layers", "hidden_size", "vocab_size")}
-    shape = ", ".join(f"{value:,} {name.replace('num_', '').replace('_', ' ')}" for name, value in sizes.items() if value)
+    shape = ", ".join(
+        f"{value:,} {name.replace('num_', '').replace('_', ' ')}" for name, value in sizes.items() if value
+    )
     return f"{config.model_type} ({shape})" if shape else str(config.model_type)

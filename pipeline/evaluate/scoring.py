@@ -26,7 +26,11 @@ _ONE_TASK = {
     "translation": translation.figures,
 }
 _HEADLINES = {
-    **{TOOLS: "ast_accuracy", "transcription": "wer", "multiple_choice": "accuracy", "slots": "slu_f1", "keywords": "f1"},
+    TOOLS: "ast_accuracy",
+    "transcription": "wer",
+    "multiple_choice": "accuracy",
+    "slots": "slu_f1",
+    "keywords": "f1",
     **dict.fromkeys(_ANSWERS, "exact"),
     **dict.fromkeys(_FREE, "f1"),
     **dict.fromkeys(labels.FIRST_WORD | labels.NAMED, "accuracy"),
@@ -35,7 +39,7 @@ SCORED = "task-score/{task}: the mean of `{name}` as the task's own plugin score
 
 
 def family(turn: Turn) -> str:
-    """What a turn is counted with: its task, of tool dialogues `tools`, of labels in several languages each by itself."""
+    """What a turn is counted with: its task, or `tools`."""
     if turn.concerns_tools:
         return TOOLS
     return turn.sample.task or "unknown"
@@ -142,5 +146,7 @@ def score(sample: Sample, output: str) -> dict[str, float]:
 
 def goodness(item: Item) -> float:
     """One number of [0, 1] for a row: F1 where answers may be partly right, else whether it is right."""
+    if item.turn.concerns_tools:
+        return float(tool_calls.verdict(item).right)
     found = score(item.turn.sample, item.output)
     return found.get("f1", found["correct"])

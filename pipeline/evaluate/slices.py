@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from pipeline.evaluate import wer
-from pipeline.evaluate.figures import mean
+from pipeline.evaluate.figures import mean, share
 from pipeline.evaluate.items import Item
 from pipeline.evaluate.scoring import goodness
 from schemas.sample import Sample
@@ -66,7 +66,9 @@ def _binned(value: float, edges: Sequence[float], unit: str) -> str:
     below = next((i for i, edge in enumerate(edges) if value < edge), len(edges))
     if below == 0:
         return f"under {edges[0]:g} {unit}"
-    return f"{edges[-1]:g} {unit} and more" if below == len(edges) else f"{edges[below - 1]:g} to {edges[below]:g} {unit}"
+    return (
+        f"{edges[-1]:g} {unit} and more" if below == len(edges) else f"{edges[below - 1]:g} to {edges[below]:g} {unit}"
+    )
 
 
 def voices(samples: Sequence[Sample]) -> Callable[[Sample], str]:
@@ -121,7 +123,8 @@ def _slice(by: str, name: str, system: str, decoding: str, figure: str, items: S
         rates = wer.figures(items)
         measured = rates[0]  # CER in languages whose words are not parted by spaces
     else:
-        measured = mean("answers", [goodness(item) for item in items], GOODNESS)
+        values = [goodness(item) for item in items]
+        measured = (share if set(values) <= {0.0, 1.0} else mean)("answers", values, GOODNESS)
     if measured.value is None or measured.low is None or measured.high is None:
         return []
     return [Slice(by, name, system, decoding, figure, measured.value, measured.low, measured.high, measured.count)]

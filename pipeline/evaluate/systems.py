@@ -19,16 +19,13 @@ from msgspec.structs import replace
 from pipeline import plugins, seeds
 from pipeline.asr.base import ASR, Clip
 from pipeline.audio import store
+from pipeline.evaluate.errors import EvaluationError
 from pipeline.model.base import RowError, SpeechLM
 from pipeline.text import normalise
 from schemas.arrow import SAMPLING_RATE
 from schemas.conversation import AUDIO_PLACEHOLDER
 from schemas.sample import Rejection, Sample
 from schemas.utterance import Utterance
-
-
-class EvaluationError(ValueError):
-    """Something cannot be evaluated so; the message names it and says what to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +102,7 @@ class Silent(System):
     told: ClassVar[str] = "control: the model hears silence of the same length; LoRA on"
 
     def views(self, samples: Sequence[Sample]) -> list[View]:
+        """Silence in the place of speech."""
         return [View(replace(s, utterances=tuple(_silence(u) for u in s.utterances))) for s in samples]
 
 
@@ -115,6 +113,7 @@ class TextOnly(System):
     told: ClassVar[str] = "control: the model gets the text of the question, no speech; LoRA on"
 
     def views(self, samples: Sequence[Sample]) -> list[View]:
+        """The text of the question."""
         return [_without_speech(sample) for sample in samples]
 
 
@@ -128,6 +127,7 @@ class Shuffled(System):
         self._rows = rows
 
     def views(self, samples: Sequence[Sample]) -> list[View]:
+        """Other speech in the place of the row's."""
         return [
             View(replace(s, utterances=tuple(self._rows.other(s, n) for n in range(len(s.utterances)))))
             for s in samples
@@ -152,9 +152,11 @@ class Cascade(System):
 
     @property
     def identity(self) -> dict[str, Any]:
+        """With the engine's."""
         return super().identity | {"asr": self.asr.shaping}
 
     def views(self, samples: Sequence[Sample]) -> list[View]:
+        """What the engine wrote in the place of the transcripts."""
         missing: dict[tuple[str, str | None], Clip] = {}
         for utterance in (u for s in samples for u in s.utterances):
             if utterance.audio is not None and _key(utterance) not in self._known:

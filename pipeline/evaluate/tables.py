@@ -145,7 +145,7 @@ def by_row(family: str, items: Sequence[Item]) -> dict[str, float] | None:
     """The values of which a family's headline is the mean, by turn; None where it is no mean over rows."""
     task = family.partition(" ")[0]
     if task == scoring.TOOLS:
-        return {i.turn.id: float(tool_calls.judge(i.turn, i.output).right) for i in items if i.turn.wanted}
+        return {i.turn.id: float(tool_calls.verdict(i).right) for i in items if i.turn.wanted}
     if task in ("transcription", "translation", "slots"):
         return None
     if task in labels.NAMED | labels.FIRST_WORD:

@@ -22,23 +22,32 @@ AST = (
     "tool-ast/earwitness-1: share of turns that need calls which make exactly those, by BFCL's AST rules as "
     "pipeline/tools/matching.py has them; turn by turn with the reference's history; Wilson 95 %"
 )
-CORRECT = "tool-correct/earwitness-1: share of all turns of tool dialogues that make the right calls, or none where none is right; Wilson 95 %"
+CORRECT = (
+    "tool-correct/earwitness-1: share of all turns of tool dialogues that make the right calls, or none where none is "
+    "right; Wilson 95 %"
+)
 PRECISION = "tool-precision/earwitness-1: correct calls / calls made; a call that cannot be read is made and wrong"
 RECALL = "tool-recall/earwitness-1: correct calls / calls needed"
-FALSE_ALARMS = "tool-false-alarms/earwitness-1: share of turns that need no call but make one, readable or not; Wilson 95 %"
-OUTCOME = (
-    "outcome-macro-f1/earwitness-1: macro-F1 of When2Call's outcomes of first turns (tool_call, direct, request_for_info, "
-    "cannot_answer); answers without a call are judged by likeness to the dataset's references, else by rule, "
-    "see docs/evaluation.md"
+FALSE_ALARMS = (
+    "tool-false-alarms/earwitness-1: share of turns that need no call but make one, readable or not; Wilson 95 %"
 )
-JUDGE = "outcome-judge/earwitness-1: share of the dataset's own answers without a call that the rule alone judges rightly"
+OUTCOME = (
+    "outcome-macro-f1/earwitness-1: macro-F1 of When2Call's outcomes of first turns (tool_call, direct, "
+    "request_for_info, cannot_answer); answers without a call are judged by likeness to the dataset's references, else "
+    "by rule, see docs/evaluation.md"
+)
+JUDGE = (
+    "outcome-judge/earwitness-1: share of the dataset's own answers without a call that the rule alone judges rightly"
+)
 ARGUMENTS = (
-    "tool-arguments/earwitness-1: of the wanted calls whose function is called, the share of arguments that are right, and "
-    "unexpected ones below the line; calls of one name are paired so that most are right"
+    "tool-arguments/earwitness-1: of the wanted calls whose function is called, the share of arguments that are right, "
+    "unexpected ones below the line, too; calls of one name are paired so that most are right"
 )
 HALLUCINATED = "tool-hallucinated/earwitness-1: calls of functions that are not offered / readable calls"
 INVALID = "tool-invalid/earwitness-1: calls of offered functions whose arguments break the JSON Schema / readable calls"
-UNREADABLE = "tool-unreadable/earwitness-1: share of turns with something begun as a call that cannot be read; Wilson 95 %"
+UNREADABLE = (
+    "tool-unreadable/earwitness-1: share of turns with something begun as a call that cannot be read; Wilson 95 %"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +85,20 @@ def judge(turn: Turn, output: str) -> Verdict:
     )
 
 
+def verdict(item: Item) -> Verdict:
+    """The same of an item, found out once."""
+    if "calls" not in item.known:
+        item.known["calls"] = judge(item.turn, item.output)
+    found = item.known["calls"]
+    assert isinstance(found, Verdict)
+    return found
+
+
 def _breaks(turn: Turn, call: Call) -> bool:
-    return validation.problem(ToolCall("", call.name, orjson.dumps(call.arguments).decode()), turn.sample.tools) is not None
+    return (
+        validation.problem(ToolCall("", call.name, orjson.dumps(call.arguments).decode()), turn.sample.tools)
+        is not None
+    )
 
 
 def paired(wanted: Sequence[Accepted], made: Sequence[Call], fits: Callable[[Accepted, Call], bool]) -> int:
@@ -128,7 +149,7 @@ def figures(items: Sequence[Item], references: Judge | None = None) -> list[Figu
         items: Answered turns.
         references: Judges answers without a call; one that knows the items' own references if omitted.
     """
-    verdicts = [(item, judge(item.turn, item.output)) for item in items]
+    verdicts = [(item, verdict(item)) for item in items]
     needing = [v for _, v in verdicts if v.needed]
     none = [v for _, v in verdicts if not v.needed]
     found = [
@@ -139,7 +160,9 @@ def figures(items: Sequence[Item], references: Judge | None = None) -> list[Figu
         share("false_alarms", [float(v.made > 0) for v in none], FALSE_ALARMS, better="lower"),
         *_outcomes([item for item in items if item.turn.number == 0 and item.turn.sample.outcome], references),
         _of_calls("argument_accuracy", verdicts, lambda v: v.arguments, ARGUMENTS),
-        _of_calls("hallucinated", verdicts, lambda v: (v.hallucinated, v.made if v.readable else 0), HALLUCINATED, "lower"),
+        _of_calls(
+            "hallucinated", verdicts, lambda v: (v.hallucinated, v.made if v.readable else 0), HALLUCINATED, "lower"
+        ),
         _of_calls("invalid", verdicts, lambda v: (v.invalid, v.made if v.readable else 0), INVALID, "lower"),
         share("unreadable", [float(not v.readable) for _, v in verdicts], UNREADABLE, better="lower"),
     ]
@@ -154,8 +177,8 @@ def _of_calls(
     better: str = "higher",
 ) -> Figure:
     rows: dict[str, tuple[int, int]] = {}
-    for item, verdict in verdicts:
-        above, below = counts(verdict)
+    for item, found in verdicts:
+        above, below = counts(found)
         before = rows.get(item.row, (0, 0))
         rows[item.row] = before[0] + above, before[1] + below
     return of_sums(name, list(rows.values()), protocol, better=better, count=sum(below for _, below in rows.values()))

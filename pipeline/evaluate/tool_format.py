@@ -81,7 +81,7 @@ def _written(lm: SpeechLM, calls: tuple[ToolCall, ...]) -> str:
 
 
 def _read(text: str, count: int) -> ToolFormat | None:
-    """The format of a text that makes the probe's calls; None where they are not JSON objects with name and arguments."""
+    """The format of a text that makes the probe's calls; None where they are not JSON of name and arguments."""
     spans = []
     at = 0
     for name in _NAMES[:count]:

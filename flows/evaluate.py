@@ -1,0 +1,72 @@
+"""Evaluation as a job that a schedule starts: a model on a dataset, with its figures as artifacts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from prefect import flow, task
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
+from prefect.cache_policies import NO_CACHE
+
+from pipeline.evaluate import report
+from pipeline.evaluate.command import engine, trained_in
+from pipeline.evaluate.questions import Settings
+from pipeline.evaluate.results import Result
+from pipeline.evaluate.run import evaluate as ask
+from pipeline.evaluate.systems import DEFAULT
+
+
+@task(name="ask", cache_policy=NO_CACHE, persist_result=False, retries=1)
+def answers(model: str, dataset: str, out: str, settings: Settings) -> Result:
+    """Puts the rows to all systems; what was answered before is not asked again."""
+    return ask(model, Path(dataset), Path(out), settings)
+
+
+@task(name="report", cache_policy=NO_CACHE, persist_result=False)
+def written(result: Result, model: str, out: str) -> Path:
+    """Writes the report."""
+    return report.write(result, Path(out), trained_in(model))
+
+
+@flow(name="evaluate", persist_result=False)
+def evaluate(
+    model: str,
+    dataset: str,
+    out: str,
+    systems: list[str] | None = None,
+    asr: str | None = None,
+    constrain: bool = False,
+    joint: bool = False,
+    limit: int | None = None,
+    device: str = "cpu",
+    dtype: str = "float32",
+) -> Result:
+    """Evaluates a model on the test split of a dataset.
+
+    Args:
+        model: Its folder, or a hub id.
+        dataset: The folder of a finished dataset.
+        out: The report's folder; a further run into it asks only what is missing.
+        systems: Who answers; end to end, oracle and controls if omitted, with `asr` the cascade, too.
+        asr: The cascade's engine: `ENGINE:MODEL`, or a YAML file with `asr:`.
+        constrain: Whether answers are also decoded among valid ones only.
+        joint: Whether they are also decoded after the transcript.
+        limit: At most so many rows, drawn by chance.
+        device: As torch names it.
+        dtype: Of encoders and LLM.
+    """
+    settings = Settings(
+        systems=tuple(systems or (*DEFAULT, *(["cascade"] if asr else []))),
+        decodings=("plain", *(["constrained"] if constrain else []), *(["joint"] if joint else [])),
+        asr=engine(asr) if asr else None,
+        limit=limit,
+        device=device,
+        dtype=dtype,
+    )
+    result = answers(model, dataset, out, settings)
+    written(result, model, out)
+    name = "".join(c if c.isalnum() else "-" for c in f"{result.model}-{result.dataset}".lower()).strip("-")
+    table = report.systems(result)
+    create_table_artifact([dict(zip(table.heads, row, strict=True)) for row in table.rows], key=f"{name}-systems")
+    create_markdown_artifact(report.summary(result), key=f"{name}-evaluation")
+    return result
