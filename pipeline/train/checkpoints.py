@@ -145,7 +145,7 @@ class Checkpoints:
             _sync(scratch / _MANIFEST)
             _sync(scratch)
             shutil.rmtree(target, ignore_errors=True)  # a damaged one, which was passed over
-            os.rename(scratch, target)
+            os.replace(scratch, target)
             _sync(self.folder)
             self._prune()
         return Checkpoint(target, progress)

@@ -72,7 +72,10 @@ class Engine:
         curriculum.check(speech_lm, recipe)
         curriculum.keep_precise(speech_lm, recipe)
         if recipe.gradient_checkpointing:
-            speech_lm.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            model = speech_lm.model
+            # Versions before 5.23 know it by its old name.
+            enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+            enable({"use_reentrant": False})
         self._share()
         with memory_named("the model's weights", "set `sharding: fsdp2` on several GPUs, or take a smaller LLM"):
             if not self.sharded:

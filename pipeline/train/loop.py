@@ -342,6 +342,6 @@ class _Run:
             shutil.rmtree(scratch, ignore_errors=True)
             self._engine.speech_lm.save(scratch)
             shutil.rmtree(target, ignore_errors=True)
-            os.rename(scratch, target)
+            os.replace(scratch, target)
         self._state.wait_for_everyone()
         return target

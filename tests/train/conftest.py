@@ -15,10 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from ruamel.yaml import YAML
 
 from schemas.training import TrainingRecipe
 from tests.building import build
+
+torch.set_num_threads(1)  # tests run beside each other; and sums of several threads need not be the same twice
 
 THINGS = ("the lamp", "a kettle", "the radio", "my window", "the door", "our heater", "a candle", "the garden")
 SAID = ("Switch on {}.", "Please fix {}.", "Where is {} now?")
