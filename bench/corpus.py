@@ -16,8 +16,8 @@ WORDS = (
 ).split()
 
 
-def make(folder: Path, utterances: int) -> Path:
-    """Writes it; the manifest's path. Rows have 3 to 6 seconds, a speaker for each 25 of them, and words."""
+def make(folder: Path, utterances: int, longest: float = 6.0) -> Path:
+    """Writes it; the manifest's path. Rows have 3 to so many seconds, a speaker for each 25 of them, and words."""
     folder.mkdir(parents=True, exist_ok=True)
     rng, noise = random.Random(11), np.random.default_rng(11)
     axis = np.arange(SECONDS * 16_000) / 16_000
@@ -27,7 +27,7 @@ def make(folder: Path, utterances: int) -> Path:
     manifest = folder / "manifest.jsonl"
     with open(manifest, "w") as stream:
         for number in range(utterances):
-            duration = round(rng.uniform(3, 6), 2)
+            duration = round(rng.uniform(3, longest), 2)
             row = {
                 "audio_filepath": f"{number % RECORDINGS:02d}.flac",
                 "offset": round(rng.uniform(0, SECONDS - duration), 2),

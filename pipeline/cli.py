@@ -29,24 +29,17 @@ from pipeline import inspect as inspection
 from pipeline import page as pages
 from pipeline import recipes as recipe_files
 from pipeline import survey as surveying
-from pipeline.asr.base import ASRError
-from pipeline.build import UnitsFailed
-from pipeline.endpoint import EndpointError
-from pipeline.inspect import NoDataset
-from pipeline.memo import MemoError
+from pipeline.evaluate.command import evaluate
+from pipeline.model.export.command import export
 from pipeline.plugins import MissingExtra
-from pipeline.prompting import PromptError
 from pipeline.publish.card import without_rows
-from pipeline.publish.errors import DamagedShard, PublishError
 from pipeline.readers.base import CorpusError
-from pipeline.recipes import RecipeError
 from pipeline.setup import prepare
-from pipeline.shards import DiskError, FolderInUse, refuse_foreign
+from pipeline.shards import DiskError, refuse_foreign
 from pipeline.tools import catalogue as catalogues
 from pipeline.tools import trial
 from pipeline.tools.catalogue import Catalogue
 from pipeline.tools.errors import CatalogueError
-from pipeline.tts.base import SpeechError
 from schemas.manifest import DatasetManifest
 from schemas.sample import Sample
 
@@ -56,12 +49,6 @@ log = logging.getLogger("earwitness")
 P = ParamSpec("P")
 T = TypeVar("T")
 
-USERS = (
-    *(RecipeError, PromptError, CorpusError, MissingExtra, EndpointError, MemoError, DiskError),
-    *(CatalogueError, FolderInUse, NoDataset, SpeechError, ASRError, UnitsFailed),
-    *(PublishError, DamagedShard),
-)
-"""Errors that a person can mend: their message is all that is shown."""
 PREFECTS = ("prefect", "httpx", "sqlalchemy")  # whose errors are not about the dataset
 PROBLEMS_SHOWN = 5
 
@@ -252,6 +239,8 @@ def publish(
 COMMANDS: dict[str, Callable[..., None]] = {
     "build": build,
     "corpora": corpora,
+    "evaluate": evaluate,
+    "export": export,
     "inspect": inspect,
     "publish": publish,
     "recipes": recipes,
@@ -279,14 +268,16 @@ def main() -> None:
         text = f"a file of the dataset is damaged: {error}. See `earwitness inspect --verify`; `build` makes it again"
         errors.print(Text.assemble(("Error: ", "bold red"), text), soft_wrap=True)
         sys.exit(1)
-    except USERS as error:
-        _fail(str(error))
     except OSError as error:
+        if _is_ours(error):
+            _fail(str(error))
         where = f"{error.filename}: " if error.filename else ""
         _fail(
             f"{where}{error.strerror or error}: mend the path, its permissions or the disk, and run the command again"
         )
     except Exception as error:
+        if _is_ours(error):
+            _fail(str(error))
         if _raised_in(error) not in PREFECTS:
             raise
         _fail(f"Prefect failed: {error}. See that its server (PREFECT_API_URL) runs and PREFECT_HOME can be written")
@@ -295,6 +286,11 @@ def main() -> None:
 def _fail(message: str) -> NoReturn:
     errors.print(Text.assemble(("Error: ", "bold red"), message), soft_wrap=True)
     sys.exit(1)
+
+
+def _is_ours(error: BaseException) -> bool:
+    """Whether it is of a class of ours: these say what a person can do, and are shown without a stack."""
+    return type(error).__module__.partition(".")[0] in ("pipeline", "schemas", "flows")
 
 
 def _raised_in(error: BaseException) -> str:
