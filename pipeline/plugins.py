@@ -47,7 +47,7 @@ def names(kind: str) -> list[str]:
     """All plugins of a kind, sorted."""
     package = importlib.import_module(f"pipeline.{kind}")
     found = (m.name for m in pkgutil.iter_modules(package.__path__))
-    return sorted(n for n in found if n != "base" and not n.startswith("_"))
+    return sorted(n for n in found if n not in ("base", "command") and not n.startswith("_"))
 
 
 def load(kind: str, name: str) -> type[Any]:

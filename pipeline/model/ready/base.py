@@ -223,17 +223,15 @@ class Ready(SpeechLM):
             raise ModelError("beams and several answers need one sound of at most 30 s in each row of the batch")
         # What the files say of sampling and penalties is for conversations, not for measurements.
         greedy = library.GenerationConfig(
-            do_sample=False, eos_token_id=sorted(self.chat.stops), pad_token_id=self._padding
+            do_sample=False,
+            eos_token_id=sorted(self.chat.stops),
+            pad_token_id=self._padding,
+            max_new_tokens=most_tokens,
         )
+        others = greedy.update(**options)
         with torch.inference_mode():
             prompt = self.prompt(batch)
-            made = self.model.generate(
-                **prompt,
-                attention_mask=batch.mask.long(),
-                generation_config=greedy,
-                max_new_tokens=most_tokens,
-                **options,
-            )
+            made = self.model.generate(**prompt, attention_mask=batch.mask.long(), generation_config=greedy, **others)
         begin = batch.ids.shape[1] if "input_ids" in prompt else 0
         return [self._until_stop(row) for row in made[:, begin:].tolist()]
 
@@ -249,9 +247,9 @@ class Ready(SpeechLM):
                 own = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
                 lora.save(part, own, folder / "lora" / title)
         self.model.save_pretrained(folder, state_dict=lora.without(state))
-        self._copy_reading(folder)
+        self.copy_reading(folder)
 
-    def _copy_reading(self, folder: Path) -> None:
+    def copy_reading(self, folder: Path) -> None:
         """Tokenizer, template and settings of features as they came: nothing of them changes in training."""
         source = Path(self.name)
         if not source.is_dir():
