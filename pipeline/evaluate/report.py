@@ -46,7 +46,8 @@ class Table:
     def markdown(self) -> str:
         """The same, to be read as text."""
         lines = [self.heads, ["---", *["---:"] * (len(self.heads) - 1)], *self.rows]
-        return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+        cells = [[cell.replace("|", "\\|").replace("\n", "<br>") for cell in line] for line in lines]
+        return "\n".join("| " + " | ".join(line) + " |" for line in cells)
 
 
 def write(result: Result, out: Path, training: Path | None = None) -> Path:
@@ -93,13 +94,12 @@ def systems(result: Result) -> Table:
     heads = ["system"]
     for family in families:
         name = next(run.headlines[family] for run in result.runs if family in run.headlines)
-        heads += [f"{family}: {name.replace('_', ' ')}", "gap to oracle"]
+        heads.append(f"{family}: {name.replace('_', ' ')}")
     heads += ["latency: median", "90 %", "first token"] if timed else []
     rows = []
     for run in result.runs:
         cells = [run.label]
-        for family in families:
-            cells += [_written(run.headline(family)), _gap(run, family)]
+        cells += ["\n".join(filter(None, (_written(run.headline(family)), _gap(run, family)))) for family in families]
         if timed:
             seen = run.latency
             cells += [_seconds(s) for s in (seen.median, seen.p90, seen.first)] if seen else [NONE] * 3
@@ -108,14 +108,14 @@ def systems(result: Result) -> Table:
 
 
 def _gap(run: Run, family: str) -> str:
-    gap = run.gaps.get(family)
-    if gap is None:
-        return NONE
-    scale = 1.0 if run.headlines[family].startswith(("bleu", "chrf")) else 100.0
-    text = f"{scale * gap.value:+.1f}"
-    return (
-        text if gap.low is None or gap.high is None else f"{text} ({scale * gap.low:+.1f} to {scale * gap.high:+.1f})"
-    )
+    gap, figure = run.gaps.get(family), run.headline(family)
+    if gap is None or figure is None:
+        return ""
+    scale = figure.scale
+    text = f"gap {scale * gap.value:+.1f}"
+    if gap.low is None or gap.high is None:
+        return text
+    return f"{text} ({scale * gap.low:+.1f} to {scale * gap.high:+.1f})"
 
 
 def _seconds(value: float | None) -> str:
@@ -152,7 +152,7 @@ def remarks(result: Result) -> list[str]:
         if run.absent:
             said.append(f"{run.label}: {run.absent} turns are not asked, since nothing is asked in text there.")
     if result.bad:
-        said.append(f"{len(result.bad)} turns could not be asked and are left out for all systems; see below.")
+        said.append(f"Could not be asked, and is left out for all systems: {len(result.bad)} of the turns; see below.")
     judged = next((f for run in result.runs if (f := run.figure("tools", "outcome_judge"))), None)
     if judged is not None:
         said.append(

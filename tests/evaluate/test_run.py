@@ -444,6 +444,24 @@ def test_the_report_says_all_and_fetches_nothing(evaluated: tuple[Path, Result],
     assert all(f"figures/{name}.svg" in text for name in drawn)
 
 
+def test_a_browser_shows_the_page_on_wide_and_narrow_screens(evaluated: tuple[Path, Result], tmp_path: Path) -> None:
+    sync_api = pytest.importorskip("playwright.sync_api")
+    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if chromium is None:
+        pytest.skip("there is no chromium on this machine (apt-get install chromium)")
+    page = report.write(evaluated[1], tmp_path)
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        for width in (1280, 380):
+            view, complaints = browser.new_page(viewport={"width": width, "height": 900}), []
+            view.on("console", lambda message, found=complaints: found.append(message.text))
+            view.goto(page.as_uri())
+            assert view.evaluate("document.documentElement.scrollWidth") <= width
+            assert view.locator("svg").first.bounding_box()["height"] > 50
+            assert complaints == [], "its own policy allows all that is in it"
+        browser.close()
+
+
 def test_what_comes_from_rows_is_never_markup(evaluated: tuple[Path, Result], tmp_path: Path) -> None:
     evil = "</svg><script>alert(1)</script>"
     _, result = evaluated
