@@ -165,13 +165,22 @@ class Asker:
         letters = self._likelihoods(ready, batch) if decoding == PLAIN else {}
         answers = []
         for place, (asked, ids) in enumerate(zip(ready, made, strict=True)):
-            text, heard = self._lm.text(ids), asked.view.heard
+            text, heard = self._text(ids, asked.turn), asked.view.heard
             if decoding == JOINT:
                 heard = _one_heard(asked.view.sample, joint.parse(text).heard)
             elif decoding == HEARING:
                 heard = (text,)
             answers.append(Answer(text, heard, letters.get(place), len(ids), len(ids) >= self._most))
         return answers
+
+    def _text(self, ids: list[int], turn: Turn) -> str:
+        """What was said; calls that the template writes in a form of its own in the usual one."""
+        text = self._lm.text(ids)
+        if not turn.concerns_tools or self.constraints.form.readable:
+            return text
+        raw = str(self._lm.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
+        plain = self.constraints.form.plain(raw.strip())
+        return text if plain == raw.strip() else plain
 
     def _generate(self, ready: Sequence[Asked], processors: list[Any]) -> tuple[Batch, list[list[int]]]:
         batch = self._lm.collate([asked.encoded for asked in ready], left=True).to(self._lm.model.device)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Collection, Sequence
 from functools import cached_property
 from typing import Any
@@ -16,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.evaluate.decoding import Constraint, Flags, State, Trie, stops_of
-from pipeline.evaluate.tool_format import ToolFormat, probe, response_ids, schema_of
+from pipeline.evaluate.tool_format import ID, ID_PATTERN, ToolFormat, probe, response_ids, schema_of
 from pipeline.model.base import SpeechLM
 from pipeline.plugins import require
 from schemas.conversation import Message, ToolSpec
@@ -102,6 +103,8 @@ class Tokens:
         self._library, self._tokenizer = library, lm.tokenizer
         self.stops = frozenset(stops)
         self._special = {t.content: i for i, t in lm.tokenizer.added_tokens_decoder.items() if t.special}
+        marks = sorted((*self._special, ID), key=len, reverse=True)
+        self._between = re.compile(f"({'|'.join(map(re.escape, marks))})")
         self._known = hf.from_tokenizer(lm.tokenizer, eos_token=sorted(stops))
         self.size = int(self._known.vocab_size)
 
@@ -141,15 +144,16 @@ class Tokens:
         return found
 
     def literal(self, text: str) -> str:
-        """A text as a grammar has it: special tokens by their ids."""
-        parts, rest = [], text
-        while rest:
-            found = [(rest.find(name), -len(name), name) for name in self._special if name in rest]
-            at, _, name = min(found, default=(len(rest), 0, ""))
-            parts += [json.dumps(rest[:at], ensure_ascii=False)] if at else []
-            parts += [f"<[{self._special[name]}]>"] if name else []
-            rest = rest[at + len(name) :]
-        return " ".join(parts)
+        """A text as a grammar has it: special tokens by their numbers, and any id where one stands."""
+        parts = []
+        for piece in self._between.split(text):
+            if piece in self._special:
+                parts.append(f"<[{self._special[piece]}]>")
+            elif piece == ID:
+                parts.append(f"/{ID_PATTERN}/")
+            elif piece:
+                parts.append(json.dumps(piece, ensure_ascii=False))
+        return " ".join(parts) or '""'
 
 
 def _rank(text: str) -> int:
@@ -203,18 +207,18 @@ class Constraints:
         if not offered:
             return Grammar(self._checked(f"start: TEXT\n{_TEXT}"), "", self._tokens)
         form, literal = self.form, self._tokens.literal
-        begin, end = literal(form.begin), literal(form.end)
+        begin, middle, end = map(literal, (form.begin, form.middle, form.end))
         more = f"({literal(form.between)} call){{0,{_MOST_CALLS - 1}}}" if form.several else ""
         rules = [f"start: TEXT | {begin} call {more} {end}"]
         rules += [f"call: {' | '.join(f'call_{n}' for n in range(len(offered)))}"]
         for number, tool in enumerate(offered):
             if tool not in self._schemas:
                 self._schemas[tool] = self._schema(tool)
-            rules.append(f"call_{number}: %json {self._schemas[tool]}")
-        return Grammar(self._checked("\n".join([*rules, _TEXT])), form.begin or "{", self._tokens)
+            rules.append(f"call_{number}: {literal(tool.name)} {middle} %json {self._schemas[tool]}")
+        return Grammar(self._checked("\n".join([*rules, _TEXT])), form.begin.partition(ID)[0], self._tokens)
 
     def _schema(self, tool: ToolSpec) -> str:
-        """A call's schema, as strict as llguidance can keep it."""
+        """The arguments' schema, as strict as llguidance can keep it."""
         schema = schema_of(tool, self.form)
         for lenient in (False, True):
             text = json.dumps(schema | {"x-guidance": schema["x-guidance"] | ({"lenient": True} if lenient else {})})
@@ -224,8 +228,7 @@ class Constraints:
             why = matcher.get_error().strip().splitlines()[0]
             log.warning("%s: the schema is not kept in full in constrained decoding: %s", tool.name, why)
         else:
-            schema["properties"][self.form.arguments] = {"type": "object"}
-            text = json.dumps(schema)
+            text = json.dumps({"type": "object", "x-guidance": schema["x-guidance"]})
         return text
 
     def _checked(self, grammar: str) -> Any:

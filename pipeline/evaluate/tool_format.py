@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pipeline.model.base import ModelError, RowError, SpeechLM
+from pipeline.tools.calls import Call, calls_of
 from schemas.conversation import Message, ToolCall, ToolSpec
 from schemas.sample import Sample
 
@@ -24,27 +26,63 @@ _TOOLS = tuple(
     for name in _NAMES
 )
 _DECODER = json.JSONDecoder()
+ID = "\x00"
+"""Stands for the id of a call, in the templates that write one."""
+ID_PATTERN = "[A-Za-z0-9]{9}"
 
 
 @dataclass(frozen=True, slots=True)
 class ToolFormat:
-    """What stands around the JSON objects of calls."""
+    """What stands around the names and arguments of calls: `begin name middle arguments between name ... end`."""
 
     begin: str
+    middle: str
     between: str
-    """'' where the template writes one call only."""
+    """'' where a turn makes one call only."""
     end: str
-    arguments: str
-    """The key of the arguments: `arguments`, or `parameters`."""
-    item_separator: str
-    key_separator: str
-    several: bool
+    item_separator: str = ", "
+    key_separator: str = ": "
+    several: bool = True
     """Whether a turn may make several calls."""
-    found: bool
+    found: bool = True
     """Whether the template was understood; else the calls are written as Hermes and Qwen do."""
+    readable: bool = True
+    """Whether `pipeline.tools.calls` reads it as it is."""
+
+    def plain(self, text: str) -> str:
+        """Calls in the form of Hermes; what begins a call and is none is left so that it cannot be read as one.
+
+        Args:
+            text: With its special tokens. Without calls it stays as it is.
+        """
+        opening, at = _pattern(self.begin), 0
+        made: list[str] = []
+        while (found := opening.match(text, at)) is not None:
+            call = re.compile(rf"([\w.-]+){_pattern(self.middle).pattern}").match(text, found.end())
+            try:
+                arguments, at = _DECODER.raw_decode(text, call.end() if call else len(text))
+            except ValueError:
+                return f"<tool_call>{text}"
+            assert call is not None
+            made.append(f'<tool_call>{{"name": "{call[1]}", "arguments": {json.dumps(arguments)}}}</tool_call>')
+            opening = _pattern(self.between) if self.several else _NEVER
+        return "\n".join(made) or text
 
 
-HERMES = ToolFormat("<tool_call>", "</tool_call>\n<tool_call>", "</tool_call>", "arguments", ", ", ": ", True, False)
+_NEVER = re.compile(r"(?!)")
+HERMES = ToolFormat(
+    '<tool_call>{"name": "',
+    '", "arguments": ',
+    '}</tool_call>\n<tool_call>{"name": "',
+    "}</tool_call>",
+    found=False,
+)
+
+
+def _pattern(text: str) -> re.Pattern[str]:
+    """What a part of a format matches: spaces may be others, and each call has its own id."""
+    words = (re.escape(word).replace(re.escape(ID), ID_PATTERN) for word in re.split(r"\s+", text))
+    return re.compile(r"\s*".join(words))
 
 
 def response_ids(lm: SpeechLM, message: Message, tools: tuple[ToolSpec, ...] = ()) -> list[int]:
@@ -61,86 +99,82 @@ def response_ids(lm: SpeechLM, message: Message, tools: tuple[ToolSpec, ...] = (
 def probe(lm: SpeechLM) -> ToolFormat:
     """The format of a model's calls."""
     for count in (2, 1):
-        calls = tuple(ToolCall(f"probe0000{n}", name, json.dumps(_VALUE)) for n, name in enumerate(_NAMES[:count]))
+        calls = tuple(ToolCall(_id(n), name, json.dumps(_VALUE)) for n, name in enumerate(_NAMES[:count]))
         try:
-            text = _written(lm, calls)
+            ids = _written(lm, calls)
         except (ModelError, RowError):
             continue  # templates that know one call only refuse two; those that know none are told of below
-        found = _read(text, count)
+        raw = str(lm.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
+        found = read(raw, count)
         if found is not None:
-            return found
+            known = calls_of(lm.text(ids))
+            right = [Call(name, dict(_VALUE)) for name in _NAMES[:count]]
+            return replace(found, readable=known == right)
     log.warning("the chat template writes calls in no form that is known: constrained decoding uses <tool_call>")
     return HERMES
 
 
-def _written(lm: SpeechLM, calls: tuple[ToolCall, ...]) -> str:
+def _id(number: int) -> str:
+    return f"probe000{number}"
+
+
+def _written(lm: SpeechLM, calls: tuple[ToolCall, ...]) -> list[int]:
     messages = (Message("user", "probe"), Message("assistant", "", calls))
     encoded = lm.encode(Sample("probe", (), "test", messages=messages, tools=_TOOLS), hear=False)
-    ids = [int(i) for i in encoded.ids[encoded.targets & ~encoded.ends]]
-    return str(lm.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
+    return [int(i) for i in encoded.ids[encoded.targets & ~encoded.ends]]
 
 
-def _read(text: str, count: int) -> ToolFormat | None:
-    """The format of a text that makes the probe's calls; None where they are not JSON of name and arguments."""
-    spans = []
+def read(text: str, count: int) -> ToolFormat | None:
+    """The format of a text that makes the probe's calls; None where it is no name and, after it, a JSON object."""
+    for number in range(count):
+        text = text.replace(_id(number), ID)
+    places = []
     at = 0
     for name in _NAMES[:count]:
-        span = _object_of(text, name, at)
+        begin = text.find(name, at)
+        span = _arguments(text, begin + len(name)) if begin >= 0 else None
         if span is None:
             return None
-        spans.append(span)
+        places.append((begin, begin + len(name), *span))
         at = span[1]
-    first, last = spans[0], spans[-1]
-    value = json.loads(text[first[0] : first[1]])
-    key = next((k for k in ("arguments", "parameters") if value.get(k) == _VALUE), None)
-    if key is None or list(value) != ["name", key]:
+    first, last = places[0], places[-1]
+    if text[first[1] : first[2]] != text[last[1] : last[2]] or not text[: first[0]]:
         return None
-    raw = text[first[0] : first[1]]
-    between = text[first[1] : last[0]] if count == 2 else ""
+    raw = text[first[2] : first[3]]
     return ToolFormat(
         text[: first[0]],
-        between,
-        text[last[1] :].rstrip(),
-        key,
-        ", " if '"x", "beta"' in raw else ",",
+        text[first[1] : first[2]],
+        text[first[3] : last[0]] if count > 1 else "",
+        text[last[3] :].rstrip(),
+        ", " if '"x", ' in raw else ",",
         ": " if '"alpha": ' in raw else ":",
-        count == 2,
-        True,
+        several=count > 1,
     )
 
 
-def _object_of(text: str, name: str, at: int) -> tuple[int, int] | None:
-    """Where the JSON object begins and ends that calls a function."""
+def _arguments(text: str, at: int) -> tuple[int, int] | None:
+    """Where the probe's arguments begin and end."""
     begin = text.find("{", at)
     while begin >= 0:
         try:
             value, end = _DECODER.raw_decode(text, begin)
         except ValueError:
             value, end = None, begin + 1
-        if isinstance(value, dict) and value.get("name") == name:
+        if value == _VALUE:
             return begin, end
         begin = text.find("{", begin + 1)
     return None
 
 
 def schema_of(tool: ToolSpec, form: ToolFormat) -> dict[str, Any]:
-    """The JSON Schema of a whole call of a tool, with no end left open that need not be.
-
-    References to definitions go on working: these move to the top.
-    """
-    parameters = _bounded(json.loads(tool.parameters))
-    definitions = {key: parameters.pop(key) for key in ("$defs", "definitions") if key in parameters}
-    return {
+    """The JSON Schema of a tool's arguments as they are written, with no end left open that need not be."""
+    made: dict[str, Any] = _bounded(json.loads(tool.parameters))
+    return made | {
         "x-guidance": {
             "whitespace_flexible": False,
             "item_separator": form.item_separator,
             "key_separator": form.key_separator,
-        },
-        "type": "object",
-        "properties": {"name": {"const": tool.name}, form.arguments: parameters},
-        "required": ["name", form.arguments],
-        "additionalProperties": False,
-        **definitions,
+        }
     }
 
 

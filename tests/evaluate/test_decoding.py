@@ -16,7 +16,7 @@ from transformers import LogitsProcessor
 from pipeline.evaluate import joint, tool_format
 from pipeline.evaluate.decoding import Constrained, Constraint, Trie
 from pipeline.evaluate.grammars import Constraints
-from pipeline.evaluate.tool_format import HERMES, ToolFormat, _read, schema_of
+from pipeline.evaluate.tool_format import HERMES, ID, ToolFormat, read, schema_of
 from pipeline.model import tiny
 from pipeline.model.base import SpeechLM
 from pipeline.tools import calls, validation
@@ -90,47 +90,62 @@ def wrong(text: str, tools: tuple[ToolSpec, ...]) -> str | None:
 
 def test_the_format_of_calls_is_found_in_the_chat_template(lm: SpeechLM) -> None:
     found = tool_format.probe(lm)
-    assert found == changed(HERMES, found=True)
+    assert found == changed(HERMES, found=True, readable=True)
+
+
+FIRST, SECOND = '{"alpha": "x", "beta": 1}', '{"alpha": "x", "beta": 1}'
 
 
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
         (
-            '<tool_call>\n{"name": "probe_first", "arguments": {"alpha": "x", "beta": 1}}\n</tool_call>\n'
-            '<tool_call>\n{"name": "probe_second", "arguments": {"alpha": "x", "beta": 1}}\n</tool_call>',
+            f'<tool_call>\n{{"name": "probe_first", "arguments": {FIRST}}}\n</tool_call>\n'
+            f'<tool_call>\n{{"name": "probe_second", "arguments": {SECOND}}}\n</tool_call>',
             ToolFormat(
-                "<tool_call>\n", "\n</tool_call>\n<tool_call>\n", "\n</tool_call>", "arguments", ", ", ": ", True, True
+                '<tool_call>\n{"name": "',
+                '", "arguments": ',
+                '}\n</tool_call>\n<tool_call>\n{"name": "',
+                "}\n</tool_call>",
             ),
         ),
         (
-            '{"name": "probe_first", "parameters": {"alpha": "x", "beta": 1}}',
-            ToolFormat("", "", "", "parameters", ", ", ": ", False, True),
+            f'{{"name": "probe_first", "parameters": {FIRST}}}',
+            ToolFormat('{"name": "', '", "parameters": ', "", "}", several=False),
         ),
         (
             '[TOOL_CALLS] [{"name":"probe_first","arguments":{"alpha":"x","beta":1}},'
             '{"name":"probe_second","arguments":{"alpha":"x","beta":1}}]',
-            ToolFormat("[TOOL_CALLS] [", ",", "]", "arguments", ",", ":", True, True),
+            ToolFormat('[TOOL_CALLS] [{"name":"', '","arguments":', '},{"name":"', "}]", ",", ":"),
+        ),
+        (
+            f"[TOOL_CALLS]probe_first[CALL_ID]probe0000[ARGS]{FIRST}[TOOL_CALLS]probe_second[CALL_ID]probe0001[ARGS]{SECOND}",
+            ToolFormat("[TOOL_CALLS]", f"[CALL_ID]{ID}[ARGS]", "[TOOL_CALLS]", ""),
         ),
         ("[probe_first(alpha='x', beta=1)]", None),
     ],
 )
 def test_formats_of_other_templates(text: str, expected: ToolFormat | None) -> None:
-    assert _read(text, 2 if "probe_second" in text else 1) == expected
+    count = 2 if "probe_second" in text else 1
+    assert read(text, count) == expected
+    if expected is not None:
+        plain = calls.calls_of(expected.plain(text))
+        assert (
+            plain == [calls.Call(name, {"alpha": "x", "beta": 1}) for name in ("probe_first", "probe_second")][:count]
+        )
+        assert expected.plain("No call at all.") == "No call at all."
+        assert isinstance(calls.calls_of(expected.plain(text[: text.index("alpha")])), str), "it cannot be read"
 
 
 def test_schemas_have_an_end_and_keep_their_meaning() -> None:
     schema = schema_of(WEATHER, HERMES)
-    arguments = schema["properties"]["arguments"]
+    arguments = {key: value for key, value in schema.items() if key != "x-guidance"}
     assert arguments["properties"]["city"]["maxLength"] > 100
     assert arguments["additionalProperties"] is False
-    assert "$defs" in schema
-    assert "$defs" not in arguments, "references go to the top"
     for day, clock in (("2028-02-29", "10:30"), ("1999-12-31", "23:59:59")):
-        good = {"name": "get_weather", "arguments": {"city": "Rome", "day": day, "at": clock, "days": ["mon"]}}
-        assert validation.value_problem(good, {k: v for k, v in schema.items() if k != "x-guidance"}) is None
-    bad = {"name": "get_weather", "arguments": {"city": "Rome", "day": "2027-02-29"}}
-    assert validation.value_problem(bad, {k: v for k, v in schema.items() if k != "x-guidance"})
+        good = {"city": "Rome", "day": day, "at": clock, "days": ["mon"]}
+        assert validation.value_problem(good, arguments) is None
+    assert validation.value_problem({"city": "Rome", "day": "2027-02-29"}, arguments)
 
 
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
