@@ -6,12 +6,13 @@ the rows were put together.
 
 from __future__ import annotations
 
+import gc
 import math
 import resource
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
 
 import torch
@@ -87,6 +88,7 @@ class Engine:
             module.compile_blocks(speech_lm)
         self.learner = Learner(speech_lm)
         self._wrapped: nn.Module = self.learner
+        self._lora_off = ExitStack()
         self.stage = -1
         self.trained: Trained | None = None
 
@@ -118,10 +120,14 @@ class Engine:
                 module.shard(self.learner, self.state.device.type)
         self.stage = stage
         module.settle(self.learner)
-        # The wrapper of the stage before holds its parameters.
         self._wrapped = self.learner
+        gc.collect()  # the wrapper of the stage before, which holds buffers for gradients
         self.trained = curriculum.begin(self.speech_lm, spec, self.recipe.optimizer, steps)
-        self.learner.lora = "lora" in curriculum.trained_until(self.recipe, stage)
+        # Until it is trained it changes nothing, and need not be computed. It stays off in backward passes, too, which
+        # compute forward ones again where activations are not kept.
+        self._lora_off.close()
+        if "lora" not in curriculum.trained_until(self.recipe, stage):
+            self._lora_off.enter_context(self.speech_lm.without_lora())
         self._wrapped = module.wrap(self.learner, self.sharded, search=not set(spec.trains) <= {"adapter", "lora"})
         return self.trained
 

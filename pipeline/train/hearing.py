@@ -12,6 +12,7 @@ from pathlib import Path
 from torch import distributed as dist
 
 from pipeline.shards import write_atomically
+from pipeline.train import module
 from pipeline.train.caching import Decision, decide
 from pipeline.train.encoded import Heard, Sounds, keep, listens
 from pipeline.train.engine import Engine
@@ -28,7 +29,7 @@ def kept(
     """The frames of all sounds, if the recipe wants them from the disk, or if it is faster. All processes call it.
 
     Args:
-        engine: Before its first stage.
+        engine: Between stages.
         rows: Of the train split.
         training: Which of them are trained on.
         heard_seconds: Of sound, in all epochs of all stages.
@@ -46,7 +47,7 @@ def kept(
     if wanted is False or changes or not listens(engine.speech_lm):
         return None
     sounds = Sounds.of(rows, training)
-    with engine.autocast:
+    with module.gathered(engine.learner, {name for name, _ in engine.speech_lm.named("encoder")}), engine.autocast:
         decision = Decision(True, "the recipe says so")
         if wanted == "auto":
             decision = _decided(engine, rows, sounds, heard_seconds, out, watch, cache)

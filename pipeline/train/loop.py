@@ -23,7 +23,7 @@ from pipeline.train import batches, curriculum, hearing, module
 from pipeline.train.batches import Plan
 from pipeline.train.checkpoints import Checkpoint, Checkpoints, Mark, Progress
 from pipeline.train.encoded import Heard
-from pipeline.train.engine import Clock, Done, Engine, filled
+from pipeline.train.engine import Clock, Done, Engine, filled, memory_named
 from pipeline.train.events import Decoded, Silent, StageBegun, Stepped, Validated, Watch
 from pipeline.train.held_out import HeldOut
 from pipeline.train.index import Index
@@ -226,7 +226,7 @@ class _Run:
 
     def _step(self, progress: Progress, going: Iterator[tuple[int, Plan, Step]], steps: int) -> Progress:
         """One step of the optimizer; after the last one the stage is over."""
-        with self._clock.waiting():
+        with self._clock.waiting(), memory_named("reading rows", "lower `batches.workers` or `batches.seconds`"):
             epoch, plan, step = next(going)
         passes = self._filled(step.passes, plan, progress.stage)
         done = self._engine.step(passes, step.facts.targets, progress.step)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,8 @@ from torch.nn.parallel import DistributedDataParallel
 from pipeline.model.base import Batch, SpeechLM
 from pipeline.train.losses import Sums, Teacher, losses, predicting
 from schemas.training import LossSpec
+
+_VARIANTS = 64  # of a compiled layer
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,30 +39,24 @@ class Learner(nn.Module):
 
     Args:
         speech_lm: What is trained.
-        lora: Whether LoRA is on. Until a stage trains it, it changes nothing, and need not be computed.
     """
 
-    def __init__(self, speech_lm: SpeechLM, lora: bool = True) -> None:
+    def __init__(self, speech_lm: SpeechLM) -> None:
         super().__init__()
         self.model = speech_lm.model
-        self.lora = lora
         object.__setattr__(self, "speech_lm", speech_lm)  # no submodule
 
     speech_lm: SpeechLM
 
     def forward(self, work: Work) -> dict[str, Tensor] | list[list[int]]:
         """Sums over response tokens by the names of `losses.Sums`, or the decoded ids of each row."""
-        with self._lora():
-            if work.most_tokens:
-                with self._still():
-                    return self.speech_lm.generate(work.batch, most_tokens=work.most_tokens)
-            teacher = self._teacher(work)
-            states = self.speech_lm.states(work.batch)
-            found = losses(states, work.batch, self.speech_lm.head(), work.spec, teacher)
+        if work.most_tokens:
+            with self._still():
+                return self.speech_lm.generate(work.batch, most_tokens=work.most_tokens)
+        teacher = self._teacher(work)
+        states = self.speech_lm.states(work.batch)
+        found = losses(states, work.batch, self.speech_lm.head(), work.spec, teacher)
         return {name: getattr(found, name) for name in Sums.__slots__}
-
-    def _lora(self) -> AbstractContextManager[None]:
-        return nullcontext() if self.lora else self.speech_lm.without_lora()
 
     @contextmanager
     def _still(self) -> Iterator[None]:
@@ -102,9 +99,25 @@ def blocks(speech_lm: SpeechLM) -> list[nn.Module]:
 
 
 def compile_blocks(speech_lm: SpeechLM) -> None:
-    """Compiles the LLM's layers. Only what they compute: hooks, of sharding for instance, stay outside."""
+    """Compiles the LLM's layers for training.
+
+    Only what they compute: hooks, of sharding for instance, stay outside. Decoding is left as it is, for its shapes and
+    its cache would be compiled anew again and again.
+    """
+    # With and without gradients, dropout and LoRA: student, teacher and validation in each stage.
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _VARIANTS)
     for block in blocks(speech_lm):
-        block.forward = torch.compile(block.forward)
+        block.forward = _compiled(block.forward)
+
+
+def _compiled(forward: Callable[..., Any]) -> Callable[..., Any]:
+    fast = torch.compile(forward, dynamic=True)  # rows of a batch and positions differ from one to the next
+
+    @functools.wraps(forward)
+    def chosen(*args: Any, **kwargs: Any) -> Any:
+        return (forward if torch.is_inference_mode_enabled() else fast)(*args, **kwargs)
+
+    return chosen
 
 
 def shard(learner: Learner, device: str) -> None:
@@ -157,6 +170,25 @@ def settle(learner: Learner) -> None:
     for part in learner.modules():
         if isinstance(part, FSDPModule):
             part.reshard()
+
+
+@contextmanager
+def gathered(learner: Learner, names: Collection[str]) -> Iterator[None]:
+    """Within, some parameters are whole on each process, to be used outside of the learner's own passes."""
+    settle(learner)
+    sharded = [
+        (module, name, parameter)
+        for path, module in learner.model.named_modules()
+        for name, parameter in module.named_parameters(recurse=False)
+        if isinstance(parameter, DTensor) and f"{path}.{name}" in names
+    ]
+    for module, name, parameter in sharded:
+        module.register_parameter(name, nn.Parameter(parameter.full_tensor().detach(), requires_grad=False))
+    try:
+        yield
+    finally:
+        for module, name, parameter in sharded:
+            module.register_parameter(name, parameter)
 
 
 def gather(learner: Learner, keep: bool) -> None:
