@@ -64,13 +64,16 @@ def make(
     """
     if folder.is_dir():
         return
+    from pipeline.model.quiet import quiet  # imports transformers, and names of bases are asked for without it
+
     begun = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(begun, ignore_errors=True)
-    if name in LLMS:
-        tiny.llm(begun, texts, vocabulary=vocabulary, hidden=width, seed=seed)
-    else:
-        kind = name.removeprefix(f"{BUILTIN}tiny-").replace("-", "_")
-        tiny.encoder(begun, kind, hidden=width, seed=seed)
+    with quiet():
+        if name in LLMS:
+            tiny.llm(begun, texts, vocabulary=vocabulary, hidden=width, seed=seed)
+        else:
+            kind = name.removeprefix(f"{BUILTIN}tiny-").replace("-", "_")
+            tiny.encoder(begun, kind, hidden=width, seed=seed)
     begun.rename(folder)
 
 

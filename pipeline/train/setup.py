@@ -206,7 +206,9 @@ class Setup:
             held = json.loads((out / RUN).read_bytes())
             known, before = str(held["fingerprint"]), dict(held["shaping"])
         except FileNotFoundError:
-            foreign = sorted(p.name for p in out.iterdir() if p.name != "bases") if out.is_dir() else []
+            ours = bases.FOLDER  # of a run that has not begun
+            there = sorted(p.name for p in out.iterdir()) if out.is_dir() else []
+            foreign = [name for name in there if name != ours and not name.startswith(".")]
             if foreign:
                 raise RecipeError(f"{out} holds {foreign[0]} and is no training run: give another --out") from None
             return

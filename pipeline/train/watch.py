@@ -19,6 +19,7 @@ from typing import Any
 import orjson
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
 from torch.utils.tensorboard import SummaryWriter
 
 from pipeline.shards import explained, write_atomically
@@ -56,6 +57,7 @@ class Record:
         self._loss: float | None = None
         self._best = ""
         self._said = time.monotonic()
+        self._early: list[str] = []
 
     def __enter__(self) -> Record:
         self._bar.start()
@@ -73,10 +75,12 @@ class Record:
         """A stage begins or goes on: with the first of a run, what was told of later steps is taken back."""
         if self._metrics is None:
             self._open(event.overall)
+            for text in self._early:
+                self._note(text)
         self._write(self._metrics, "stage", event)
         named = f"{event.stage} {event.number + 1}/{event.stages}"
         self._bar.update(self._task, description=named, total=event.steps_overall, completed=event.overall)
-        self._loss, self._best = None, ""
+        self._loss, self._best, self._said = None, "", time.monotonic()
         weights = ", ".join(f"{part} {count:,}" for part, count in event.trains.items())
         begun = f"goes on after step {event.step}" if event.step else "begins"
         self._console.print(f"[bold]{event.stage}[/bold] {begun}, of {event.steps} steps; trains {weights} weights")
@@ -116,7 +120,9 @@ class Record:
         for name, value in (event.losses | event.figures).items():
             self._board.add_scalar(f"validation/{name}", value, event.overall)
         self._board.flush()
-        named = {**event.losses, **event.figures}
+        named = event.losses | event.figures
+        if named.get("cross_entropy") == named.get("loss"):  # as long as it alone is minimised
+            named = {name: value for name, value in named.items() if name != "cross_entropy"}
         figures = ", ".join(f"{name} {value:.3f}" for name, value in named.items())
         best = ", the best so far" if event.better else ""
         self._best = f"  {event.figure} {event.value:.3f}"
@@ -124,8 +130,15 @@ class Record:
 
     def note(self, text: str) -> None:
         """Says and writes down a sentence."""
-        self._console.print(f"[yellow]{text}[/yellow]")
-        if self._metrics is not None:
+        self._console.print(Text(text, "yellow"))
+        if self._metrics is None:
+            self._early.append(text)  # before the first stage: nothing is open yet
+        else:
+            self._note(text)
+
+    def _note(self, text: str) -> None:
+        assert self._metrics is not None
+        with explained(self._out):
             self._metrics.write(orjson.dumps({"kind": "note", "time": time.time(), "text": text}) + b"\n")
             self._metrics.flush()
 
