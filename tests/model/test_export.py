@@ -93,6 +93,16 @@ def test_it_is_loaded_here_as_a_ready_model(folder: Path, ours: Any, tmp_path: P
         torch.testing.assert_close(found, again.head()(again.states(batch)), rtol=1e-4, atol=5e-5)
 
 
+def test_a_llama_is_a_qwen2_without_biases(folder: Path, tmp_path: Path) -> None:
+    llama = composed(folder, kind="llama")
+    llama.save(tmp_path / "llama")
+    assert not export(str(tmp_path / "llama"), tmp_path / "out").merged
+    samples = [asked(1.0), asked(2.517)]
+    again = load(str(tmp_path / "out"))
+    assert again.model.config.text_config.model_type == "qwen2"
+    assert greedy(again, samples) == greedy(llama, samples)
+
+
 def test_tools_and_text_go_through_the_template_of_the_llm(folder: Path, ours: Any) -> None:
     processor = AutoProcessor.from_pretrained(folder / "exported")
     tools = [{"type": "function", "function": {"name": "lamp_on", "parameters": {"type": "object"}}}]
@@ -116,8 +126,8 @@ def test_the_card_names_what_is_known(folder: Path) -> None:
     head = YAML(typ="safe").load(card.split("---")[1])
     assert head["base_model"] == ["openai/whisper-tiny"]
     assert head["license"] == "other"
-    assert "Encoder: `openai/whisper-tiny` at abc (whisper" in card
-    assert "LLM: `qwen2` (a local folder) (qwen2" in card
+    assert "Encoder: `openai/whisper-tiny` at abc, whisper, " in card
+    assert "LLM: `qwen2` (a local folder), qwen2, " in card
     assert "LoRA: rank 4, alpha 8.0, on q_proj, v_proj; merged" in card
     assert "`no-such-dataset`, licences unknown" in card
     assert "kind: pool" in card
@@ -133,15 +143,15 @@ def test_what_does_not_fit_is_refused(folder: Path, tmp_path: Path) -> None:
     composed(folder, adapter="conv").save(tmp_path / "conv")
     with pytest.raises(ModelError, match="takes the adapter `pool`; this model has conv"):
         export(str(tmp_path / "conv"), tmp_path / "out")
-    composed(folder, kind="llama").save(tmp_path / "llama")
-    with pytest.raises(ModelError, match="takes Qwen2 as LLM; this model has llama"):
-        export(str(tmp_path / "llama"), tmp_path / "out")
+    composed(folder, kind="qwen3").save(tmp_path / "qwen3")
+    with pytest.raises(ModelError, match="takes Qwen2 or Llama as LLM; this model has qwen3"):
+        export(str(tmp_path / "qwen3"), tmp_path / "out")
     composed(folder, encoder="wav2vec2").save(tmp_path / "wav2vec2")
     with pytest.raises(ModelError, match="takes an encoder of Whisper's kind; this model has wav2vec2"):
         export(str(tmp_path / "wav2vec2"), tmp_path / "out")
     with pytest.raises(ModelError, match="is there already"):
         export(str(folder / "model"), folder / "exported")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["conv", "llama", "untouched", "wav2vec2"], "no remains"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["conv", "qwen3", "untouched", "wav2vec2"], "no remains"
 
 
 def test_the_command(folder: Path, tmp_path: Path) -> None:

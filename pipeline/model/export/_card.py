@@ -93,14 +93,14 @@ def _bases(recipe: Mapping[str, Any]) -> dict[str, str]:
 def _made_of(speech: Any, bases: Mapping[str, str], recipe: Mapping[str, Any], merged: bool) -> Iterable[str]:
     config = speech.model.config
     if "ready" in bases:
-        yield f"Base model: {_shown(bases['ready'], recipe)}"
+        yield f"Base model: {_shown(bases['ready'], recipe)}{config.model_type}"
     heard: Any = getattr(config, "encoder_config", None) or getattr(config, "audio_config", None)
-    yield f"Encoder: {_shown(bases.get('encoder', 'unknown'), recipe)} ({heard.model_type}, {_size(speech, 'encoder')})"
+    yield f"Encoder: {_shown(bases.get('encoder', ''), recipe)}{heard.model_type}, {_size(speech, 'encoder')}"
     if isinstance(adapter := getattr(config, "adapter", None), dict):
         options = ", ".join(f"{key}: {json.dumps(value)}" for key, value in adapter.items() if key != "kind")
         yield f"Adapter: {adapter['kind']}{f' ({options})' if options else ''}, {_size(speech, 'adapter')}"
     text = config.get_text_config()
-    yield f"LLM: {_shown(bases.get('llm', 'unknown'), recipe)} ({text.model_type}, {_size(speech, 'llm')})"
+    yield f"LLM: {_shown(bases.get('llm', ''), recipe)}{text.model_type}, {_size(speech, 'llm')}"
     lora = recipe.get("lora") or {}
     if not merged:
         yield "LoRA: none; the LLM is as it was"
@@ -119,11 +119,13 @@ def _size(speech: Any, part: str) -> str:
 
 
 def _shown(base: str, recipe: Mapping[str, Any]) -> str:
-    """A hub id with its revision, or the name of a folder."""
+    """A hub id with its revision, or the name of a folder, before what kind it is; nothing of none."""
+    if not base:
+        return ""
     revision = ((recipe.get("model") or {}).get("revision") or {}).get(base)
-    if base == "unknown" or _HUB.fullmatch(base):
-        return f"`{base}`" + (f" at {revision}" if revision else "")
-    return f"`{_short(base)}` (a local folder)"
+    if _HUB.fullmatch(base):
+        return f"`{base}`{f' at {revision}' if revision else ''}, "
+    return f"`{_short(base)}` (a local folder), "
 
 
 def _data(recipe: Mapping[str, Any]) -> str:

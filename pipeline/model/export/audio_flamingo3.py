@@ -1,8 +1,9 @@
 """Audio Flamingo 3 as transformers has it, which vLLM serves, too (arXiv 2507.08128).
 
-What fits: one encoder of Whisper's kind, the adapter `pool`, and Qwen2 as LLM; vLLM makes nothing else of it. All has
-its place there: the encoder's last norm follows the mean, as in `pool`. Sound is padded to 30 s by the format, masked,
-and not by us; what the last frames hear beyond the end is silence in both, so the same tokens come out.
+What fits: one encoder of Whisper's kind, the adapter `pool`, and Qwen2 as LLM; vLLM makes nothing else of it. A Llama
+is a Qwen2 whose biases are zero. All has its place there: the encoder's last norm follows the mean, as in `pool`. Sound
+is padded to 30 s by the format, masked, and not by us; what the last frames hear beyond the end is silence in both, so
+the same tokens come out.
 """
 
 from __future__ import annotations
@@ -26,7 +27,11 @@ _library: Any = transformers  # its functions have no types
 _PER_SECOND = 25  # positions
 _TEXT = 512  # positions that are left for text beside the longest sound
 _LONGEST = 600  # seconds, as Audio Flamingo 3 has it
-_NOT_READ = ("_name_or_path", "architectures", "dtype", "model_type", "transformers_version", "tie_word_embeddings")
+# What Qwen2's configuration has under its own defaults, or is said anew.
+_NOT_READ = (
+    *("_name_or_path", "architectures", "dtype", "model_type", "transformers_version", "tie_word_embeddings"),
+    *("attention_bias", "mlp_bias", "pretraining_tp", "head_dim"),
+)
 
 # Messages come as parts, or as text. The LLM's template takes text.
 _PARTS = """\
@@ -93,6 +98,7 @@ of 30 s.
         if not isinstance(speech, Composed):
             raise ModelError(f"a {config.model_type} has a format of its own, no other: export it with `--format own`")
         adapter, text = config.adapter, config.text_config
+        own_width = text.hidden_size // text.num_attention_heads
         wanted = {
             "one encoder": (len(config.encoder_configs) == 1, f"{len(config.encoder_configs)}"),
             "an encoder of Whisper's kind": (
@@ -102,7 +108,15 @@ of 30 s.
             "the adapter `pool`": (adapter["kind"] == "pool", adapter["kind"]),
             "frames pooled by 2": (adapter.get("factor", 2) == 2, f"by {adapter.get('factor')}"),
             "no weighted layers": (not config.weighted_layers, "weighted layers"),
-            "Qwen2 as LLM": (text.model_type == "qwen2", text.model_type),
+            "Qwen2 or Llama as LLM": (text.model_type in ("qwen2", "llama"), text.model_type),
+            "an LLM without further biases": (
+                not (getattr(text, "attention_bias", False) or getattr(text, "mlp_bias", False)),
+                "biases in its layers",
+            ),
+            "heads as wide as the LLM's width allows": (
+                (getattr(text, "head_dim", None) or own_width) == own_width,
+                f"heads of {getattr(text, 'head_dim', None)}",
+            ),
         }
         for what, (fits, found) in wanted.items():
             if not fits:
@@ -113,6 +127,7 @@ of 30 s.
         if isinstance(speech, Composed):
             config, state = _config(model.config), dict(_composed(model.state_dict()))
             _widen(state, config.text_config.vocab_size, config.audio_token_id)
+            _add_biases(state)
             _processor(speech, config).save_pretrained(folder)
         else:
             config, state = model.config, dict(_ready(model.state_dict()))
@@ -191,6 +206,14 @@ def _widen(state: dict[str, Tensor], vocabulary: int, audio: int) -> None:
         if "lm_head" in name:
             new[audio] = row
         state[name] = new
+
+
+def _add_biases(state: dict[str, Tensor]) -> None:
+    """Zeros where Qwen2 has biases and the LLM has none."""
+    for name, weight in list(state.items()):
+        layer = name.rpartition(".")[0]
+        if name.startswith("language_model.model.layers.") and layer.endswith(("q_proj", "k_proj", "v_proj")):
+            state.setdefault(f"{layer}.bias", weight.new_zeros(len(weight)))
 
 
 def _processor(speech: Composed, config: Any) -> Any:

@@ -83,7 +83,8 @@ def export(name: str, out: Path, format: str = "audio_flamingo3", dtype: str = "
     try:
         chosen.write(speech, scratch)
         (scratch / "README.md").write_text(card(name, speech, chosen.title, chosen.use, out.name, merged=has_lora))
-        scratch.chmod(0o755)
+        for path in (scratch, *scratch.rglob("*")):  # scratch files are for their owner alone
+            path.chmod(0o755 if path.is_dir() else 0o644)
         if out.exists():
             out.rmdir()
         scratch.rename(out)

@@ -28,6 +28,7 @@ from pipeline.model import lora
 from pipeline.model.base import Batch, Encoded, ModelError, Samples, SpeechLM
 from pipeline.model.chat import Chat, expand
 from pipeline.model.collate import collate
+from pipeline.model.quiet import quiet
 from pipeline.model.speech_lm import head, packs, size_of, sound_of
 from schemas.sample import Sample
 from schemas.training import Part
@@ -246,7 +247,8 @@ class Ready(SpeechLM):
                 prefix = getattr(self, title) + "."
                 own = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
                 lora.save(part, own, folder / "lora" / title)
-        self.model.save_pretrained(folder, state_dict=lora.without(state))
+        with quiet():
+            self.model.save_pretrained(folder, state_dict=lora.without(state))
         self.copy_reading(folder)
 
     def copy_reading(self, folder: Path) -> None:
