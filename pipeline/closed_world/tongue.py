@@ -1,0 +1,326 @@
+"""Tongue: a small causal LM, trained from scratch on the text of the project's own recipes.
+
+It reads conversations as its chat template renders them, with the transcript in the place of the audio, and learns
+the responses alone. The transcript comes as it is written, as it is heard, and spelled badly: cut into pieces of one
+to three letters (as by dropout of BPE, Provilkov et al. 2020, arXiv:1910.13267), held and broken off, as a recogniser's
+letters would come. Whoever has read such text finds it easier to read sound.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+import torch
+from msgspec.structs import replace
+from torch import Tensor
+from torch.nn import functional as F
+
+from pipeline.closed_world.learning import Learning, quick
+from pipeline.closed_world.texts import PROMPTS, World, generator, plain
+from pipeline.model import tiny
+from pipeline.plugins import require
+from pipeline.prompting import Prompts
+from schemas.conversation import AUDIO_PLACEHOLDER, Message
+from schemas.sample import Sample
+
+CALL_TOKENS = ["<tool_call>", "</tool_call>"]
+CHAT_TEMPLATE = """\
+{%- set first = messages[0].content if messages and messages[0].role == 'system' else '' -%}
+{%- if first or tools -%}
+<|im_start|>system
+{{ first }}
+{%- for tool in tools or [] -%}
+{{ '\\n' }}{{ tool.function.name }}({{ tool.function.parameters.properties | join(', ') }})
+{%- endfor -%}
+<|im_end|>
+{% endif -%}
+{%- for message in messages if message.role != 'system' -%}
+<|im_start|>{{ message.role }}
+{{ message.content or '' }}
+{%- for call in message.tool_calls or [] -%}
+{%- set given = call.function.arguments -%}
+<tool_call>{"name": "{{ call.function.name }}", "arguments": {# -#}
+{{ given if given is string else given | tojson }}}</tool_call>
+{%- endfor -%}
+<|im_end|>
+{% endfor -%}
+{%- if add_generation_prompt %}<|im_start|>assistant
+{% endif -%}
+"""
+"""Tools are told by their names and those of their arguments: a tiny LLM on two cores has no time for JSON Schema."""
+_BEGIN, _END = "<|im_start|>assistant\n", "<|im_end|>"
+_HELD = "~"
+"""What stands between the pieces of bad spelling."""
+_CHUNK = 512
+_COPYING = 0.2
+"""Share of the training in which tokens in no order give way to text; as long again until all bad spelling is there."""
+_NOISE, _SPELLED = 0.08, 0.5
+"""Shares of rows at the end."""
+
+
+@dataclass(frozen=True)
+class TongueSize:
+    """How large the LLM is, and how long it learns."""
+
+    hidden: int = 192
+    layers: int = 4
+    heads: int = 6
+    vocabulary: int = 1024
+    steps: int = 2000
+    tokens: int = 3000
+    """Of a batch, padding included."""
+    learning_rate: float = 2e-3
+
+
+Told = Callable[[str], None]
+Row = tuple[list[int], list[bool]]
+
+
+class Reader:
+    """Turns conversations into token ids.
+
+    Args:
+        tokenizer: The LLM's.
+        world: Draws what is said.
+    """
+
+    def __init__(self, tokenizer: Any, world: World) -> None:
+        self._tokenizer, self._world = tokenizer, world
+        prompts = Prompts(PROMPTS).get("transcription", "en").content
+        self._asked = {False: prompts.instructions["default"], True: prompts.held_out["default"]}
+        self._pieces = {text: self.ids(text) for text in self._short_pieces()}
+        self._held = self.ids(_HELD)
+        special = set(tokenizer.all_special_ids) | set(tokenizer.convert_tokens_to_ids(CALL_TOKENS))
+        self._plainest = [i for i in range(len(tokenizer)) if i not in special]
+
+    def ids(self, text: str) -> list[int]:
+        """A text's."""
+        return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def rows(self, name: str, count: int, done: float = 1.0) -> Iterator[Row]:
+        """Half conversations with tools, half transcription; at first tokens in no order, to be copied.
+
+        Args:
+            name: Of the draw.
+            count: How many.
+            done: Share of the training that is over: what is hard comes later.
+        """
+        rng = generator("tongue", name)
+        noise = max(_NOISE, 1.0 - done / _COPYING)
+        few = round(count * noise)
+        yield from (self.noise(rng) for _ in range(few))
+        spelled = _SPELLED * min(1.0, max(0.0, (done - _COPYING) / _COPYING))
+        some = (count - few) // 2
+        for sample in self._world.conversations(f"tongue/{name}", some):
+            yield self.row(self.shortened(sample, rng), sample.utterances[0].transcript, rng, spelled)
+        for sample in self._world.conversations(f"tongue/copy/{name}", count - few - some):
+            kind = rng.random()
+            text = sample.utterances[0].transcript
+            if kind < 0.4:
+                text = self._world.babble(rng, 1, 6)
+            elif kind < 0.5:
+                text = rng.choice(self._world.general)
+            yield self.row(self.copying(sample, text, rng), text, rng, spelled)
+
+    def noise(self, rng: random.Random) -> Row:
+        """Transcription of tokens in no order: nothing but copying gets it right, so copying is learnt at once."""
+        ids = [rng.choice(self._plainest) for _ in range(rng.randint(3, 24))]
+        asked = f"\n{rng.choice(self._asked[False])}{_END}\n{_BEGIN}"
+        before, after = self.ids("<|im_start|>user\n"), self.ids(asked)
+        end = self.ids(_END)
+        row = [*before, *ids, *after, *ids, *end]
+        told = len(ids) + len(end)
+        return row, [False] * (len(row) - told) + [True] * told
+
+    def shortened(self, sample: Sample, rng: random.Random) -> Sample:
+        """A conversation that mostly ends with its first response: what is said of a call's result is soon learnt."""
+        first = next(i for i, m in enumerate(sample.messages) if m.role == "assistant")
+        return sample if rng.random() < 0.15 else replace(sample, messages=sample.messages[: first + 1])
+
+    def copying(self, sample: Sample, text: str, rng: random.Random) -> Sample:
+        """A row of transcription, as the task asks for it."""
+        asked = rng.choice(self._asked[False])
+        pair = [AUDIO_PLACEHOLDER, asked]
+        rng.shuffle(pair)
+        messages = (Message("user", "\n".join(pair)), Message("assistant", text))
+        return Sample(sample.id, sample.utterances, sample.split, "transcription", messages=messages)
+
+    def row(self, sample: Sample, text: str, rng: random.Random, spelled: float) -> Row:
+        """Ids of a conversation in which a text is heard, in one of the ways in which it may be written."""
+        if rng.random() < spelled:
+            heard = self.spelled(plain(text), rng)
+        else:
+            heard = self.ids(text if rng.random() < 0.6 else plain(text))
+        return self.encoded(sample, heard)
+
+    def encoded(self, sample: Sample, heard: Sequence[int]) -> Row:
+        """Ids of a conversation, and which of them are responses."""
+        ids: list[int] = []
+        responds: list[bool] = []
+        for place, part in enumerate(self.render(sample).split(AUDIO_PLACEHOLDER)):
+            if place:
+                ids += heard
+                responds += [False] * len(heard)
+            for piece, response in _turns(part):
+                some = self.ids(piece)
+                ids += some
+                responds += [response] * len(some)
+        return ids, responds
+
+    def render(self, sample: Sample, asks: bool = False) -> str:
+        """The text of a conversation; with `asks`, up to where the first response begins."""
+        messages = [_message(m) for m in sample.messages]
+        if asks:
+            messages = messages[: next(i for i, m in enumerate(sample.messages) if m.role == "assistant")]
+        tools = [
+            {"type": "function", "function": {"name": t.name, "parameters": orjson.loads(t.parameters)}}
+            for t in sample.tools
+        ]
+        return str(
+            self._tokenizer.apply_chat_template(
+                messages, tools=tools or None, tokenize=False, add_generation_prompt=asks
+            )
+        )
+
+    def spelled(self, text: str, rng: random.Random) -> list[int]:
+        """A text cut into short pieces, some of them held, with nothing between some."""
+        most, broken = rng.choice([1, 2, 3]), rng.uniform(0.0, 0.6)
+        ids: list[int] = []
+        text, at = f" {text}", 0
+        while at < len(text):
+            length = rng.randint(1, most)
+            while text[at : at + length] not in self._pieces and length > 1:
+                length -= 1
+            piece = self._pieces[text[at : at + length]]
+            if ids[-1:] == piece[:1]:  # else a letter that is held could not be told from two
+                ids += self._held
+            ids += piece * (2 if rng.random() < 0.15 else 1)
+            while rng.random() < broken:
+                ids += self._held
+            at += length
+        return ids
+
+    def _short_pieces(self) -> Iterator[str]:
+        """Pieces of up to three letters that are one token, and all letters."""
+        for token in self._tokenizer.get_vocab():
+            text = self._tokenizer.convert_tokens_to_string([token])
+            if len(text) <= 3 and all(c.islower() or c in " '" for c in text):
+                yield text
+        yield from "abcdefghijklmnopqrstuvwxyz' "
+
+
+def _message(message: Message) -> dict[str, Any]:
+    made: dict[str, Any] = {"role": message.role, "content": message.content}
+    if message.tool_calls:
+        made["tool_calls"] = [
+            {"type": "function", "function": {"name": call.name, "arguments": orjson.loads(call.arguments)}}
+            for call in message.tool_calls
+        ]
+    return made
+
+
+def _turns(text: str) -> Iterator[tuple[str, bool]]:
+    """Pieces of a rendered conversation, and whether they are responses, each with its end."""
+    while _BEGIN in text:
+        before, _, text = text.partition(_BEGIN)
+        yield before + _BEGIN, False
+        answer, end, text = text.partition(_END)
+        yield answer + end, True
+    if text:
+        yield text, False
+
+
+def train(
+    folder: Path, world: World, size: TongueSize, device: str = "cpu", tell: Told = print, every: int = 200
+) -> None:
+    """Trains the LLM and writes it, with its tokenizer."""
+    torch.manual_seed(0)
+    tokenizer = _tokenizer(world, size)
+    reader, model = Reader(tokenizer, world), _model(tokenizer, size).to(device)
+    learning = Learning(model, size.learning_rate, size.steps)
+    began, losses = time.monotonic(), []
+    for step, batch in zip(range(1, size.steps + 1), _batches(reader, size), strict=False):
+        with quick(device):
+            loss = _loss(model, batch, device)
+        losses.append(learning.step(loss))
+        if step % every == 0 or step == size.steps:
+            spent = time.monotonic() - began
+            tell(f"tongue: step {step}/{size.steps}, loss {np.mean(losses[-every:]):.4f}, {spent:.0f} s")
+    model.eval().cpu().save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def _tokenizer(world: World, size: TongueSize) -> Any:
+    """Its vocabulary is learnt from conversations as they are rendered."""
+    plainest = tiny.tokenizer([], 300)
+    plainest.chat_template = CHAT_TEMPLATE
+    reader = Reader(plainest, world)
+    rng = generator("tokenizer")
+    texts = [
+        reader.render(s).replace(AUDIO_PLACEHOLDER, rng.choice([said, plain(said)]))
+        for s in world.conversations("tokenizer", 4000)
+        for said in [s.utterances[0].transcript]
+    ]
+    texts += [*world.general, *(world.babble(rng) for _ in range(1000))]
+    made = tiny.tokenizer(texts, size.vocabulary - len(CALL_TOKENS))
+    made.add_tokens(CALL_TOKENS)
+    made.chat_template = CHAT_TEMPLATE
+    return made
+
+
+def _model(tokenizer: Any, size: TongueSize) -> Any:
+    library = require("transformers", extra="train", what="the closed world")
+    config = library.Qwen2Config(
+        vocab_size=len(tokenizer),
+        hidden_size=size.hidden,
+        intermediate_size=size.hidden * 3,
+        num_hidden_layers=size.layers,
+        num_attention_heads=size.heads,
+        num_key_value_heads=size.heads,
+        max_position_embeddings=2048,
+        tie_word_embeddings=True,
+        initializer_range=0.05,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    # Torch's own attention is five times slower on a CPU in bf16; short rows need none that saves memory.
+    model = library.AutoModelForCausalLM.from_config(config, attn_implementation="eager")
+    model.generation_config.eos_token_id = config.eos_token_id
+    model.generation_config.pad_token_id = config.pad_token_id
+    return model
+
+
+def _batches(reader: Reader, size: TongueSize) -> Iterator[list[Row]]:
+    """Without end: rows of like length together."""
+    number = given = 0
+    while True:
+        rows = sorted(reader.rows(str(number), _CHUNK, given / size.steps), key=lambda row: len(row[0]))
+        batches: list[list[Row]] = [[]]
+        for row in rows:
+            if batches[-1] and (len(batches[-1]) + 1) * len(row[0]) > size.tokens:
+                batches.append([])
+            batches[-1].append(row)
+        generator("tongue/order", number).shuffle(batches)
+        yield from batches
+        number, given = number + 1, given + len(batches)
+
+
+def _loss(model: Any, rows: Sequence[Row], device: str) -> Tensor:
+    """Cross-entropy of the responses; padding stands at the right, where no token sees it."""
+    longest = max(len(ids) for ids, _ in rows)
+    ids = torch.zeros(len(rows), longest, dtype=torch.long)
+    responds = torch.zeros(len(rows), longest, dtype=torch.bool)
+    for row, (some, response) in enumerate(rows):
+        ids[row, : len(some)] = torch.tensor(some)
+        responds[row, : len(some)] = torch.tensor(response)
+    ids, responds = ids.to(device), responds.to(device)
+    states = model.model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1][responds[:, 1:]]
+    return F.cross_entropy(model.lm_head(states).float(), ids[:, 1:][responds[:, 1:]])
