@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from accelerate import PartialState
@@ -21,15 +21,13 @@ from torch import Tensor, nn
 from torch import distributed as dist
 from torch.distributed.tensor import DTensor
 
-from pipeline.model.base import Batch, SpeechLM
+from pipeline.model.base import SpeechLM
 from pipeline.seeds import derive
 from pipeline.train import curriculum, module
-from pipeline.train.batches import Plan
 from pipeline.train.curriculum import Trained
-from pipeline.train.loader import Pass, read
+from pipeline.train.loader import Pass
 from pipeline.train.losses import aligned
 from pipeline.train.module import Learner, Work
-from pipeline.train.rows import Rows
 from schemas.training import TrainingRecipe
 
 _NAMED = 8  # rows that a message names
@@ -226,23 +224,6 @@ class Engine:
     def _few(self, rows: Sequence[int]) -> str:
         more = f" and {len(rows) - _NAMED} more" if len(rows) > _NAMED else ""
         return ", ".join(str(self._name(row)) for row in rows[:_NAMED]) + more
-
-
-def filled(one: Pass, rows: Rows, plan: Plan, speech_lm: SpeechLM, *, teacher: bool = False) -> Pass:
-    """A pass; where it is empty, another of the plan without anything to learn.
-
-    Several processes go through the model the same number of times, or they would wait for each other for ever.
-    """
-    if one.batch is not None:
-        return one
-    other = read(rows, plan, 0, speech_lm, teacher=teacher)
-    return Pass(one.number, one.rows, _unlearnt(other.batch), _unlearnt(other.teacher))
-
-
-def _unlearnt(batch: Batch | None) -> Batch | None:
-    if batch is None:
-        return None
-    return replace(batch, targets=torch.zeros_like(batch.targets), ends=torch.zeros_like(batch.ends))
 
 
 def means(sums: Sequence[float]) -> dict[str, float]:

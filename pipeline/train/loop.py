@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,18 +19,18 @@ from typing import Any
 import torch
 from torch import distributed as dist
 
-from pipeline.train import batches, curriculum, hearing, module
+from pipeline.train import curriculum, hearing, module
 from pipeline.train.batches import Plan
 from pipeline.train.checkpoints import Checkpoint, Checkpoints, Mark, Progress
+from pipeline.train.course import Course
 from pipeline.train.encoded import Heard
-from pipeline.train.engine import Clock, Done, Engine, filled, memory_named
+from pipeline.train.engine import Clock, Done, Engine, memory_named
 from pipeline.train.events import Decoded, Silent, StageBegun, Stepped, Validated, Watch
 from pipeline.train.held_out import HeldOut
 from pipeline.train.index import Index
-from pipeline.train.loader import Loader, Pass, Step
+from pipeline.train.loader import Step
 from pipeline.train.rows import Rows
 from pipeline.train.validation import Score, Validation
-from schemas.training import StageSpec
 
 CHECKPOINTS, MODEL = "checkpoints", "model"  # in the run's folder
 
@@ -111,6 +111,7 @@ class _Run:
     ) -> None:
         self._engine, self._rows, self._index, self._held, self._out = engine, rows, index, held, out
         self._state, self._recipe, self._score = engine.state, engine.recipe, score
+        self._course = Course(engine.recipe, engine.speech_lm, rows, index, held, engine.state)
         self._watch = watch if self._state.is_main_process else Silent()
         recipe = self._recipe.model_dump(mode="json")
         self._checkpoints = Checkpoints(
@@ -124,7 +125,7 @@ class _Run:
         began = time.monotonic()
         saved = self._checkpoints.newest(self._watch.note)
         progress = saved.progress if saved else Progress()
-        training, seconds = self._held.training, self._seconds()
+        training, seconds = self._held.training, self._course.seconds()
         self._heard = hearing.kept(self._engine, self._rows, training, seconds, self._out, self._watch, self._cache)
         ended = []
         while True:
@@ -146,7 +147,7 @@ class _Run:
     def _stage(self, progress: Progress, saved: Checkpoint | None) -> Progress:
         """Runs a stage, or what is left of it, and leaves a checkpoint that says so."""
         spec = self._recipe.stages[progress.stage]
-        steps = [self._length(stage) for stage in self._recipe.stages]
+        steps = [self._course.length(stage) for stage in self._recipe.stages]
         trained = self._engine.begin(progress.stage, steps[progress.stage])
         if saved is not None:
             self._load(saved)
@@ -165,7 +166,7 @@ class _Run:
             )
         )
         self._clock.restart()
-        with closing(self._steps(spec, progress)) as going:
+        with closing(self._course.steps(spec, progress.epoch, progress.into, self._heard)) as going:
             while not progress.ended:
                 progress = self._step(progress, going, trained.steps)
                 progress = self._between(progress, validation, trained)
@@ -177,59 +178,11 @@ class _Run:
             return None
         return Validation(self._engine, self._rows, self._index, self._held, self._score)
 
-    def _plan(self, spec: StageSpec, epoch: int) -> Plan:
-        return batches.plan(
-            self._index,
-            self._recipe.batches,
-            seed=self._recipe.seed,
-            stage=spec.name,
-            epoch=epoch,
-            rows=self._held.training,
-            tasks=spec.tasks,
-            weights=[data.weight for data in self._recipe.data],
-        )
-
-    def _length(self, spec: StageSpec) -> int:
-        """Steps of a stage at most. Epochs are as long as the first."""
-        if spec.steps is not None:
-            return spec.steps
-        assert spec.epochs is not None
-        return max(1, round(spec.epochs * len(self._plan(spec, 0))))
-
-    def _seconds(self) -> float:
-        """Of sound, in all steps of all stages."""
-        found = 0.0
-        for spec in self._recipe.stages:
-            first = self._plan(spec, 0)
-            found += first.facts().audio_seconds / len(first) * self._length(spec)
-        return found
-
-    def _steps(self, spec: StageSpec, progress: Progress) -> Generator[tuple[int, Plan, Step]]:
-        """The steps of a stage, epoch after epoch, from where it stands."""
-        epoch, into = progress.epoch, progress.into
-        while True:
-            plan = self._plan(spec, epoch)
-            loader = Loader(
-                self._rows,
-                plan,
-                self._engine.speech_lm,
-                rank=self._state.process_index,
-                world=self._state.num_processes,
-                start_step=into,
-                workers=self._recipe.batches.workers,
-                teacher=bool(spec.loss.distillation),
-                encoded=self._heard,
-            )
-            for step in loader:
-                yield epoch, plan, step
-            epoch, into = epoch + 1, 0
-
     def _step(self, progress: Progress, going: Iterator[tuple[int, Plan, Step]], steps: int) -> Progress:
         """One step of the optimizer; after the last one the stage is over."""
         with self._clock.waiting(), memory_named("reading rows", "lower `batches.workers` or `batches.seconds`"):
             epoch, plan, step = next(going)
-        passes = self._filled(step.passes, plan, progress.stage)
-        done = self._engine.step(passes, step.facts.targets, progress.step)
+        done = self._engine.step(step.passes, step.facts.targets, progress.step)
         assert done.tokens == step.facts.targets, "the index counts other targets than the batches have"
         progress = replace(
             progress,
@@ -242,12 +195,6 @@ class _Run:
         )
         self._tell(progress, plan, step, done)
         return progress
-
-    def _filled(self, passes: list[Pass], plan: Plan, stage: int) -> list[Pass]:
-        if self._state.num_processes == 1:
-            return [one for one in passes if one.batch is not None]
-        teacher = bool(self._recipe.stages[stage].loss.distillation)
-        return [filled(one, self._rows, plan, self._engine.speech_lm, teacher=teacher) for one in passes]
 
     def _tell(self, progress: Progress, plan: Plan, step: Step, done: Done) -> None:
         seconds, waited = self._clock.lap()

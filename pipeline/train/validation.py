@@ -24,7 +24,8 @@ from pipeline.train import curriculum, module
 from pipeline.train.batches import plan
 from pipeline.train.bucketing import mixed
 from pipeline.train.checkpoints import Figure, Mark
-from pipeline.train.engine import SUMS, Engine, filled, means, memory_named
+from pipeline.train.course import filled
+from pipeline.train.engine import SUMS, Engine, means, memory_named
 from pipeline.train.held_out import HeldOut
 from pipeline.train.index import Index
 from pipeline.train.loader import Loader, Pass
