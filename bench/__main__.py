@@ -1,6 +1,7 @@
-"""Runs the benchmarks: all of them, or those that are named.
+"""Runs the benchmarks: those of making data, or those that are named.
 
 python -m bench [--out FOLDER] [generate] [write] [plan] [memory] [resume] [decode] [tools] [speak]
+python -m bench [--out FOLDER] loader train
 """
 
 from __future__ import annotations
@@ -10,17 +11,20 @@ import importlib
 from pathlib import Path
 
 NAMES = ("generate", "write", "plan", "memory", "resume", "decode", "tools", "speak")
+TRAINING = ("loader", "train")
 
 
 def main() -> None:
     """Runs them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(NAMES)}; all if omitted")
+    known = (*NAMES, *TRAINING)
+    told = f"of {', '.join(known)}; those of making data if omitted"
+    parser.add_argument("names", nargs="*", metavar="NAME", help=told)
     parser.add_argument("--out", type=Path, default=Path("out/bench"))
     given = parser.parse_args()
-    unknown = set(given.names) - set(NAMES)
+    unknown = set(given.names) - set(known)
     if unknown:
-        parser.error(f"there is no benchmark {', '.join(sorted(unknown))}; there are: {', '.join(NAMES)}")
+        parser.error(f"there is no benchmark {', '.join(sorted(unknown))}; there are: {', '.join(known)}")
     given.out.mkdir(parents=True, exist_ok=True)
     for name in given.names or NAMES:
         importlib.import_module(f"bench.{name}").main(given.out)

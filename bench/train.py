@@ -24,7 +24,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from accelerate import PartialState
-from torch.nn import functional as F
 from transformers import AutoConfig, Trainer, TrainingArguments, WhisperConfig, WhisperFeatureExtractor
 
 from bench import corpus
@@ -151,6 +150,7 @@ class Setting:
         self.engine.begin(0, 10_000)
 
     def plan(self, epoch: int) -> batches.Plan:
+        """An epoch."""
         return batches.plan(self.index, self.recipe.batches, seed=0, stage="all", epoch=epoch)
 
     def passes(self, workers: int) -> Iterator[tuple[list[Pass], batches.Facts]]:
@@ -283,7 +283,9 @@ def padded(setting: Setting) -> Callable[[list[int]], dict[str, torch.Tensor]]:
             wanted = np.where(row.targets, row.ids, -100)
             labels.append(np.concatenate([wanted[:first], np.full(places, -100), wanted[first + count :]]))
         longest = max(map(len, ids))
-        waveforms = [F.pad(torch.from_numpy(s), (0, SAMPLES_30 - len(s))) for row in rows for s in row.sounds]
+        waveforms = [
+            torch.nn.functional.pad(torch.from_numpy(s), (0, SAMPLES_30 - len(s))) for row in rows for s in row.sounds
+        ]
         return {
             "input_ids": torch.tensor(
                 np.stack([np.pad(i, (0, longest - len(i)), constant_values=padding) for i in ids])
