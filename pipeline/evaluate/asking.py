@@ -15,11 +15,12 @@ from transformers import LogitsProcessor
 
 from pipeline.evaluate import joint, multiple_choice
 from pipeline.evaluate.decoding import Constrained, Constraint
+from pipeline.evaluate.errors import EvaluationError
 from pipeline.evaluate.grammars import Constraints
 from pipeline.evaluate.systems import System, View
 from pipeline.evaluate.tool_format import response_ids
 from pipeline.evaluate.turns import Turn
-from pipeline.model.base import Batch, Encoded, RowError, SpeechLM
+from pipeline.model.base import Batch, Encoded, ModelError, RowError, SpeechLM
 from pipeline.prompting import Prompts
 from pipeline.text import base
 from schemas.conversation import AUDIO_PLACEHOLDER, Message
@@ -139,6 +140,8 @@ class Asker:
             encoded = self._lm.encode(changed, hear=system.hears, answer=False)
         except RowError as error:
             return Answer(problem=str(error))
+        except ModelError as error:
+            raise EvaluationError(f"{error}. To leave such rows out, name the tasks that are asked (--task)") from error
         constraint = self._constraint(turn) if decoding == CONSTRAINED else None
         return Asked(0, turn, view, encoded, constraint)
 

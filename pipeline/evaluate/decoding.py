@@ -73,6 +73,9 @@ class _InTrie(State):
 
 def stops_of(lm: SpeechLM) -> frozenset[int]:
     """The tokens at which generation ends."""
+    chat = getattr(lm, "chat", None)  # which knows better than the model's own configuration
+    if chat is not None:
+        return frozenset(chat.stops)
     found = lm.model.generation_config.eos_token_id
     found = [found] if isinstance(found, int) else list(found or ())
     return frozenset(found or [lm.tokenizer.eos_token_id])

@@ -46,12 +46,16 @@ class Inventory:
     Args:
         items: All rows of the task and language.
         first_word: Whether answers are told by their first word.
+        known: Labels that there are beside those of the rows.
     """
 
-    def __init__(self, items: Iterable[Item], first_word: bool) -> None:
+    def __init__(self, items: Iterable[Item], first_word: bool, known: Iterable[str] = ()) -> None:
         self._first_word = first_word
         self.labels: dict[str, None] = {}
         self._first: dict[str, str] = {}
+        for label in known:
+            self.labels[normalise(label)] = None
+            self._first.setdefault(next(iter(words(label)), ""), normalise(label))
         for item in items:
             sample = item.turn.sample
             self.labels |= dict.fromkeys(filter(None, (normalise(t) for t in (sample.answer, *sample.choices))))
@@ -75,9 +79,9 @@ class Inventory:
         return float(self.named(item.output, item.turn.sample.choices) == normalise(item.turn.sample.answer))
 
 
-def figures(items: Sequence[Item], first_word: bool) -> list[Figure]:
+def figures(items: Sequence[Item], first_word: bool, known: Iterable[str] = ()) -> list[Figure]:
     """Accuracy, macro-F1, UAR and failures of one task in one language."""
-    inventory = Inventory(items, first_word)
+    inventory = Inventory(items, first_word, known)
     right = [normalise(item.turn.sample.answer) for item in items]
     named = [inventory.named(item.output, item.turn.sample.choices) for item in items]
     return [

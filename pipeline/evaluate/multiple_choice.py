@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import xxhash
 from msgspec.structs import replace
 
 from pipeline import seeds
@@ -114,7 +115,9 @@ def questions(path: Path) -> list[Sample]:
     found = []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         if line.strip():
-            found.append(_question(line, f"{path}:{number}", f"{path.stem}/{number}"))
+            # By its content, so that an answer is not taken for one to another question.
+            digest = xxhash.xxh3_64_hexdigest(line.strip().encode())
+            found.append(_question(line, f"{path}:{number}", f"{path.stem}/{number}-{digest}"))
     if not found:
         raise EvaluationError(f"{path} has no questions: one JSON object a line is expected")
     return found

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from msgspec.structs import replace
 
@@ -109,12 +111,17 @@ class Questions:
         heard = self.rows[place].utterances[: len(turn.sample.utterances)]
         return Turn(replace(turn.sample, utterances=heard), turn.number, turn.last)
 
+    @cached_property
+    def labels(self) -> dict[tuple[str, str | None], set[str]]:
+        """By task and language, all that the split's rows have."""
+        known: dict[tuple[str, str | None], set[str]] = {}
+        for task, language, answer in _told(self.rows, "task", "language", "answer"):
+            if task in labels.FIRST_WORD | labels.NAMED and answer:
+                known.setdefault((task, language), set()).add(answer)
+        return known
+
     def closed(self) -> Callable[[Turn], Sequence[str]]:
-        """The texts of which a turn's answer is one: listed options, else the labels that the rows have."""
-        known: dict[tuple[str, str | None], dict[str, None]] = {}
-        for sample in self.samples:
-            if sample.task in labels.FIRST_WORD | labels.NAMED and sample.answer:
-                known.setdefault((sample.task, sample.language), {})[sample.answer] = None
+        """The texts of which a turn's answer is one: listed options, else the labels that the split's rows have."""
 
         def closed(turn: Turn) -> Sequence[str]:
             sample = turn.sample
@@ -122,20 +129,28 @@ class Questions:
                 return multiple_choice.LETTERS[: len(sample.choices)]
             if sample.task in labels.NAMED and sample.choices:
                 return sample.choices
-            found = sorted(known.get((sample.task, sample.language), ()))
-            return found if len(found) <= _MOST_LABELS else ()
+            found = sorted(self.labels.get((sample.task, sample.language), ()))
+            return found if 1 < len(found) <= _MOST_LABELS else ()
 
         return closed
 
 
+def _told(rows: Rows, *columns: str) -> Iterator[tuple[Any, ...]]:
+    """Some columns of all rows; their sound is not touched."""
+    for number in range(len(rows.shards)):
+        for batch in rows.batches(number):
+            yield from zip(*(batch[name].to_pylist() for name in columns), strict=True)
+
+
 def _chosen(rows: Rows, settings: Settings) -> list[int]:
-    places = [i for i in range(len(rows)) if not settings.tasks or rows[i].task in settings.tasks]
+    told = list(_told(rows, "task", "id"))
+    places = [i for i, (task, _) in enumerate(told) if not settings.tasks or task in settings.tasks]
     if not places:
-        there = sorted({rows[i].task for i in range(len(rows))})
+        there = sorted({task for task, _ in told})
         raise EvaluationError(f"no row is of the tasks {', '.join(settings.tasks)}; there are: {', '.join(there)}")
     if settings.limit is None or settings.limit >= len(places):
         return places
-    drawn = sorted(places, key=lambda place: seeds.share("evaluate", settings.seed, rows.identity(place).id))
+    drawn = sorted(places, key=lambda place: seeds.share("evaluate", settings.seed, told[place][1]))
     return sorted(drawn[: settings.limit])
 
 

@@ -11,11 +11,12 @@ from typing import Any
 from pipeline import model as models
 from pipeline import weights
 from pipeline.evaluate import joint, latency, slices, tables
-from pipeline.evaluate.asking import CONSTRAINED, HEARING, JOINT, PLAIN, Asker
+from pipeline.evaluate.asking import HEARING, JOINT, PLAIN, Asker
 from pipeline.evaluate.outcomes import Judge
 from pipeline.evaluate.predictions import Prediction, Predictions, key_of
 from pipeline.evaluate.questions import Questions, Settings
 from pipeline.evaluate.results import Latency, Result, Run
+from pipeline.evaluate.scoring import Known
 from pipeline.evaluate.systems import Cascade, Oracle, Pool, System, make
 from pipeline.evaluate.turns import Turn
 from pipeline.model.base import SpeechLM
@@ -124,9 +125,6 @@ class _Session:
             own["said"] = key_of(said=self._questions.said)
         if decoding == JOINT:
             own["protocol"] = joint.PROTOCOL
-        if decoding == CONSTRAINED:
-            closed = self._questions.closed()
-            own["labels"] = key_of(labels=sorted({tuple(closed(turn)) for turn in self._questions.turns}))
         return key_of(**self._shaping, **system.identity, decoding=decoding, **own)
 
     def _answered(self, system: System, decoding: str) -> dict[str, Prediction]:
@@ -173,7 +171,7 @@ def _result(
 ) -> Result:
     wrong = tables.bad(answers)
     same = [turn for turn in questions.turns if turn.id not in wrong]
-    judge = Judge(same)
+    known = Known(Judge(same), questions.labels)
     oracle = answers.get((Oracle.name, PLAIN))
     best = tables.items_of(same, oracle) if oracle else None
     runs: list[Run] = []
@@ -186,7 +184,7 @@ def _result(
         items = tables.items_of(asked, together, answers.get((name, HEARING)))
         wanted = best if name != Oracle.name else None
         timed = timings.get(name) if decoding == PLAIN else None
-        runs.append(tables.run_of(by_name[name], decoding, items, together, judge, wanted, timed))
+        runs.append(tables.run_of(by_name[name], decoding, items, together, known, wanted, timed))
         if decoding == PLAIN:
             sliced += slices.slices(items, name, decoding)
     settings = questions.settings

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
@@ -67,13 +68,29 @@ def families(items: Iterable[Item]) -> dict[str, list[Item]]:
     return apart
 
 
-def figures(group: str, items: Sequence[Item], judge: Judge | None = None) -> list[Figure]:
+@dataclass(frozen=True)
+class Known:
+    """What of a dataset its single rows do not tell."""
+
+    judge: Judge | None = None
+    """Of outcomes, by all references."""
+    labels: Mapping[tuple[str, str | None], Collection[str]] = field(default_factory=dict)
+    """By task and language, those that its rows have."""
+
+    def labels_of(self, items: Sequence[Item]) -> Collection[str]:
+        """The labels of a family."""
+        sample = items[0].turn.sample
+        return self.labels.get((sample.task, sample.language), ())
+
+
+def figures(group: str, items: Sequence[Item], known: Known | None = None) -> list[Figure]:
     """All figures of a family."""
+    known = known or Known()
     task = group.partition(" ")[0]
     if task == TOOLS:
-        return tool_calls.figures(items, judge)
+        return tool_calls.figures(items, known.judge)
     if task in labels.NAMED | labels.FIRST_WORD:
-        return labels.figures(items, task in labels.FIRST_WORD)
+        return labels.figures(items, task in labels.FIRST_WORD, known.labels_of(items))
     if task in _ANSWERS:
         return spoken_qa.figures(items)
     if task in _FREE:

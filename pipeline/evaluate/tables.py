@@ -8,7 +8,6 @@ from pipeline.evaluate import joint, labels, scoring, tool_calls
 from pipeline.evaluate.asking import JOINT, PLAIN, TOLD
 from pipeline.evaluate.figures import Figure, of_sums, share
 from pipeline.evaluate.items import Item
-from pipeline.evaluate.outcomes import Judge
 from pipeline.evaluate.predictions import Prediction
 from pipeline.evaluate.results import Gap, Latency, Run
 from pipeline.evaluate.systems import System
@@ -65,7 +64,7 @@ def run_of(
     decoding: str,
     items: Sequence[Item],
     answers: Answers,
-    judge: Judge,
+    known: scoring.Known,
     oracle: Sequence[Item] | None,
     latency: Latency | None,
 ) -> Run:
@@ -75,7 +74,7 @@ def run_of(
         oracle: The oracle's answers, to which the gap is told; None where it was not asked.
     """
     families = scoring.families(items)
-    figures = {name: scoring.figures(name, own, judge) for name, own in families.items()}
+    figures = {name: scoring.figures(name, own, known) for name, own in families.items()}
     if decoding == JOINT:
         asked = [answers[item.turn.id] for item in items if answers[item.turn.id].decoding == JOINT]
         failed = [float(joint.parse(prediction.output).heard is None) for prediction in asked]
@@ -88,8 +87,8 @@ def run_of(
         system.told if decoding == PLAIN else f"{system.told}; {TOLD[decoding]}",
         figures,
         headlines,
-        _gaps(families, figures, headlines, oracle, judge) if oracle is not None else {},
-        tool_calls.confusion(tools, judge) if any(i.turn.sample.outcome for i in tools) else None,
+        _gaps(families, figures, headlines, oracle, known) if oracle is not None else {},
+        tool_calls.confusion(tools, known.judge) if any(i.turn.sample.outcome for i in tools) else None,
         sum(item.cut for item in items),
         len(items),
         sum(bool(prediction.absent) for prediction in answers.values()),
@@ -109,27 +108,32 @@ def _gaps(
     figures: Mapping[str, Sequence[Figure]],
     headlines: Mapping[str, str],
     oracle: Sequence[Item],
-    judge: Judge,
+    known: scoring.Known,
 ) -> dict[str, Gap]:
     best = scoring.families(oracle)
     found = {}
     for family, items in families.items():
         there = {item.turn.id for item in items}
         same = [item for item in best.get(family, ()) if item.turn.id in there]
-        if len(same) == len(items) and (gap := _gap(family, items, same, figures[family], headlines[family], judge)):
+        if len(same) == len(items) and (gap := _gap(family, items, same, figures[family], headlines[family], known)):
             found[family] = gap
     return found
 
 
 def _gap(
-    family: str, items: Sequence[Item], oracle: Sequence[Item], figures: Sequence[Figure], name: str, judge: Judge
+    family: str,
+    items: Sequence[Item],
+    oracle: Sequence[Item],
+    figures: Sequence[Figure],
+    name: str,
+    known: scoring.Known,
 ) -> Gap | None:
     mine = next((f for f in figures if f.name == name), None)
-    its = next((f for f in scoring.figures(family, oracle, judge) if f.name == name), None)
+    its = next((f for f in scoring.figures(family, oracle, known) if f.name == name), None)
     if mine is None or its is None or mine.value is None or its.value is None:
         return None
     difference = its.value - mine.value if mine.better != "lower" else mine.value - its.value
-    one, other = by_row(family, items), by_row(family, oracle)
+    one, other = by_row(family, items, known), by_row(family, oracle, known)
     if one is None or other is None:
         return Gap(difference, None, None)
     sums: dict[str, tuple[float, float]] = {}
@@ -141,7 +145,7 @@ def _gap(
     return Gap(difference, paired.low, paired.high)
 
 
-def by_row(family: str, items: Sequence[Item]) -> dict[str, float] | None:
+def by_row(family: str, items: Sequence[Item], known: scoring.Known) -> dict[str, float] | None:
     """The values of which a family's headline is the mean, by turn; None where it is no mean over rows."""
     task = family.partition(" ")[0]
     if task == scoring.TOOLS:
@@ -149,7 +153,7 @@ def by_row(family: str, items: Sequence[Item]) -> dict[str, float] | None:
     if task in ("transcription", "translation", "slots"):
         return None
     if task in labels.NAMED | labels.FIRST_WORD:
-        inventory = labels.Inventory(items, task in labels.FIRST_WORD)
+        inventory = labels.Inventory(items, task in labels.FIRST_WORD, known.labels_of(items))
         return {i.turn.id: inventory.right(i) for i in items}
     key = scoring.headline(family)
     key = {"accuracy": "correct", "exact": "correct"}.get(key, key)
