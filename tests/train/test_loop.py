@@ -227,6 +227,21 @@ def test_variants_compute_the_same(training_recipe: Recipes, tmp_path: Path) -> 
         assert (found - wanted).norm() <= tolerance * wanted.norm(), name
 
 
+def test_lora_that_waits_is_off_in_backward_passes_too(training_recipe: Recipes) -> None:
+    """They compute forward ones again, where activations are not kept."""
+    found = []
+    for kept in (True, False):
+        stages = [stage("adapter", "adapter"), stage("all", "adapter", "lora")]
+        engine, rows, index = engine_of(training_recipe({"stages": stages, "gradient_checkpointing": not kept}))
+        trained = engine.begin(0, 2)
+        engine.gradients(passes(engine, rows, index)[:1], 1, 0)
+        found.append({name: p.grad for name, p in trained.parameters.items()})
+        engine.begin(1, 2)
+        engine.gradients(passes(engine, rows, index)[:1], 1, 0)
+        assert all(p.grad is not None for _, p in engine.speech_lm.named("lora"))
+    assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
+
+
 def test_the_learning_rate_rises_and_falls() -> None:
     def rates(schedule: str) -> list[float]:
         spec = StageSpec(name="s", trains=["adapter"], steps=8, warmup=4, schedule=schedule)  # type: ignore[arg-type]
