@@ -156,7 +156,7 @@ def _of_file(path: Path) -> ASR:
 def _summary(result: Result) -> None:
     from pipeline.evaluate import report
 
-    content = report.systems(result)
+    content = report.systems(result, brief=True)
     table = Table(title=f"{result.model} on {result.dataset}: {result.turns} responses", title_justify="left")
     for head in content.heads:
         table.add_column(head, justify="left" if head == content.heads[0] else "right")

@@ -83,12 +83,12 @@ def write(result: Result, out: Path, training: Path | None = None) -> Path:
     return out / PAGE
 
 
-def _written(figure: Figure | None) -> str:
-    return NONE if figure is None else figure.written()
+def _written(figure: Figure | None, brief: bool = False) -> str:
+    return NONE if figure is None else figure.written(interval=not brief)
 
 
-def systems(result: Result) -> Table:
-    """All systems, a row each, by their headline figures."""
+def systems(result: Result, brief: bool = False) -> Table:
+    """All systems, a row each, by their headline figures; `brief` without intervals and gaps."""
     families = [f for f in result.families if any(run.headline(f) for run in result.runs) and f != "joint form"]
     timed = any(run.latency for run in result.runs)
     heads = ["system"]
@@ -99,7 +99,9 @@ def systems(result: Result) -> Table:
     rows = []
     for run in result.runs:
         cells = [run.label]
-        cells += ["\n".join(filter(None, (_written(run.headline(family)), _gap(run, family)))) for family in families]
+        for family in families:
+            shown = (_written(run.headline(family), brief), "" if brief else _gap(run, family))
+            cells.append("\n".join(filter(None, shown)))
         if timed:
             seen = run.latency
             cells += [_seconds(s) for s in (seen.median, seen.p90, seen.first)] if seen else [NONE] * 3

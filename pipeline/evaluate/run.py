@@ -181,7 +181,9 @@ def _result(
         if decoding == HEARING:
             continue
         asked, together = (same, own) if decoding == PLAIN else tables.overlaid(same, answers[name, PLAIN], own)
-        items = tables.items_of(asked, together, answers.get((name, HEARING)))
+        # Joint answers say themselves what was heard.
+        heard = None if decoding == JOINT else answers.get((name, HEARING))
+        items = tables.items_of(asked, together, heard)
         wanted = best if name != Oracle.name else None
         timed = timings.get(name) if decoding == PLAIN else None
         runs.append(tables.run_of(by_name[name], decoding, items, together, known, wanted, timed))
