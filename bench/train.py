@@ -263,7 +263,7 @@ def utilisation(data: Path, folder: Path, out: Path) -> None:
                 torch.cuda.reset_peak_memory_stats()
     where = torch.cuda.get_device_name() if gpu else f"{machine()}; tiny shapes, to see that it runs"
     header = ("LLM", "batches", "MFU", "audio-h/h", "padding: positions, audio", "GiB", "time", "waiting for data")
-    report(f"train: MFU of {rate / 1e12:,.1f} TFLOP/s ({dtype}) on {where}", header, lines, out)
+    report(f"train: MFU of {rate / 1e9:,.0f} GFLOP/s ({dtype}) on {where}", header, lines, out)
 
 
 def padded(setting: Setting) -> Callable[[list[int]], dict[str, torch.Tensor]]:
