@@ -340,7 +340,8 @@ def to_batch(samples: Sequence[Sample]) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays([columns[f.name] for f in SCHEMA], schema=SCHEMA)
 
 
-def _message_from(row: dict[str, Any]) -> Message:
+def message_from(row: dict[str, Any]) -> Message:
+    """A message of a row as Arrow gives it."""
     calls = tuple(ToolCall(c["id"], c["function"]["name"], c["function"]["arguments"]) for c in row["tool_calls"] or ())
     return Message(row["role"], row["content"], calls, row["tool_call_id"])
 
@@ -377,7 +378,7 @@ def from_batch(batch: pa.RecordBatch) -> Iterator[Sample]:
             split=row["split"],
             task=row["task"],
             language=row["language"],
-            messages=tuple(_message_from(m) for m in row["messages"]),
+            messages=tuple(message_from(m) for m in row["messages"]),
             tools=tuple(ToolSpec(**t["function"]) for t in row["tools"]),
             choices=tuple(row["choices"]),
             answer=row["answer"],

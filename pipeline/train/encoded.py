@@ -287,7 +287,7 @@ def decoded(rows: Rows, sounds: Sounds, places: Ints) -> list[Samples]:
     """The samples of sounds at these places."""
     found = []
     for place in places.tolist():
-        audio = rows[int(sounds.rows[place])].utterances[int(sounds.utterances[place])].audio
+        audio = rows.brief(int(sounds.rows[place])).utterances[int(sounds.utterances[place])].audio
         assert audio is not None
         found.append(samples_of(audio))
     return found

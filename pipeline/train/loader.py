@@ -83,7 +83,7 @@ def read(
     told: list[Encoded] = []
     for row in taken.tolist():
         try:
-            samples.append(rows[row])
+            samples.append(rows.brief(row))
             heard.append(speech_lm.encode(samples[-1], sounds=encoded is None))
             if teacher:
                 told.append(speech_lm.encode(samples[-1], hear=False, sounds=False))

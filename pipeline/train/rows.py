@@ -12,19 +12,32 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import xxhash
 from pydantic import ValidationError
 
 from pipeline import shards
-from schemas.arrow import SCHEMA, from_batch
+from schemas.arrow import SAMPLING_RATE, SCHEMA, from_batch, message_from
+from schemas.conversation import ToolSpec
 from schemas.manifest import SCHEMA_VERSION, DatasetManifest, ShardFile
 from schemas.sample import Sample
 from schemas.training import DataSpec
+from schemas.utterance import Audio, Utterance
 
 _FINISHED = "dataset.json"
+_READ = ("id", "split", "task", "language", "messages", "tools", "audios")
+_HEARD = ("id", "transcript", "spoken", "language", "seconds", "digest")
+_UNMEASURED: dict[str, Any] = {
+    "sampling_rate": SAMPLING_RATE,
+    "channels": 1,
+    "format": "FLAC",
+    "peak_dbfs": 0.0,
+    "speech_dbfs": 0.0,
+    "clipped": 0.0,
+    "fingerprint": b"",
+}
 _AGAIN = "build it again: `earwitness build RECIPE --out {folder}` makes only what is missing"
 
 
@@ -98,6 +111,7 @@ class Rows(Sequence[Sample]):
             _check_size(shard)
         self._firsts = [shard.first for shard in self.shards]
         self._open: dict[int, tuple[list[pa.RecordBatch], list[int]]] = {}
+        self._brief: dict[int, pa.RecordBatch] = {}
 
     def __len__(self) -> int:
         return self._length
@@ -116,6 +130,20 @@ class Rows(Sequence[Sample]):
         """
         batch, place = self._find(row)
         return next(from_batch(batch.slice(place, 1)))
+
+    def brief(self, row: int) -> Sample:
+        """A row with what a model reads and hears, and nothing else: a fifth of the time.
+
+        Raises:
+            DataError: Its shard is damaged.
+            IndexError: There is no such row.
+        """
+        batch, place = self._find(row)
+        first = row - place
+        if first not in self._brief:
+            self._brief[first] = _cut_down(batch)
+        (found,) = self._brief[first].slice(place, 1).to_pylist()
+        return _brief_sample(found)
 
     def identity(self, row: int) -> RowId:
         """Which row it is."""
@@ -162,6 +190,34 @@ class Rows(Sequence[Sample]):
                 firsts.append(firsts[-1] + batch.num_rows)
             self._open[number] = batches, firsts
         return self._open[number]
+
+
+def _cut_down(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """The same rows with the columns that `brief` needs. Nothing is copied."""
+    utterances = batch["utterances"]
+    inner = utterances.values
+    kept = pa.StructArray.from_arrays([inner.field(name) for name in _HEARD], names=list(_HEARD))
+    columns = {name: batch[name] for name in _READ} | {"utterances": pa.ListArray.from_arrays(utterances.offsets, kept)}
+    return pa.RecordBatch.from_pydict(columns)
+
+
+def _brief_sample(row: dict[str, Any]) -> Sample:
+    utterances = []
+    for utterance, audio in zip(row["utterances"], row["audios"], strict=True):
+        heard = None
+        if audio is not None and audio["bytes"] is not None:
+            heard = Audio(audio["bytes"], utterance["seconds"], digest=utterance["digest"], **_UNMEASURED)
+        known = {name: utterance[name] for name in ("id", "transcript", "spoken", "language")}
+        utterances.append(Utterance(corpus="", audio=heard, **known))
+    return Sample(
+        id=row["id"],
+        utterances=tuple(utterances),
+        split=row["split"],
+        task=row["task"],
+        language=row["language"],
+        messages=tuple(map(message_from, row["messages"])),
+        tools=tuple(ToolSpec(**tool["function"]) for tool in row["tools"]),
+    )
 
 
 def check(shard: Shard) -> None:

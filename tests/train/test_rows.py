@@ -52,6 +52,14 @@ def test_rows_are_those_of_the_manifests_in_their_order(dataset: Path, copied: P
         with pytest.raises(IndexError):
             rows[len(rows)]
         rows.check()
+        for row, whole in enumerate(written):
+            brief = rows.brief(row)
+            same = ("id", "split", "task", "language", "messages", "tools", "transcript", "response")
+            assert [getattr(brief, name) for name in same] == [getattr(whole, name) for name in same]
+            for one, other in zip(brief.utterances, whole.utterances, strict=True):
+                assert one.audio is not None
+                assert other.audio is not None
+                assert [one.audio.flac, one.audio.seconds] == [other.audio.flac, other.audio.seconds]
     held = {
         os.readlink(f"/proc/self/fd/{fd}")
         for fd in os.listdir("/proc/self/fd")
