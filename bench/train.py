@@ -32,6 +32,7 @@ from pipeline.model import tiny
 from pipeline.model.audio_lm import AudioLM
 from pipeline.model.configuration import AudioLMConfig
 from pipeline.model.speech_lm import Composed
+from pipeline.prompting import SHIPPED
 from pipeline.train import batches
 from pipeline.train.engine import Engine
 from pipeline.train.index import Index
@@ -119,7 +120,9 @@ def recipe_of(data: Path, shape: Shape, bf16: bool, **batch: Any) -> TrainingRec
 
 def model(shape: Shape, device: torch.device, bf16: bool) -> Composed:
     """Random weights, made on the device."""
-    tokenizer = tiny.tokenizer(corpus.WORDS)
+    # A real LLM takes some four letters at a time: the tokenizer knows what is said and asked.
+    asked = (SHIPPED / "transcription" / "en.yaml").read_text().splitlines()
+    tokenizer = tiny.tokenizer([*asked, *(f" {word}" for word in corpus.WORDS)] * 4, vocabulary=2048)
     tokenizer.add_tokens([AUDIO_PLACEHOLDER], special_tokens=True)
     dtype = torch.bfloat16 if bf16 else torch.float32
     text = AutoConfig.for_model("llama", **shape.llm, max_position_embeddings=8192, dtype=dtype)
