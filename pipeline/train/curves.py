@@ -217,8 +217,13 @@ def _last_samples(samples: Sequence[Line]) -> list[Line]:
     return [*firsts.values(), *(s for s in last if s not in firsts.values())][:_SHOWN]
 
 
-def _markdown(out: Path, history: History, samples: Sequence[Line]) -> str:
-    parts = [f"# Training: {out.name}\n", f"![curves]({DRAWING})\n", markdown_table(history)]
+def summary(out: Path, history: History) -> str:
+    """A run in markdown, without its pictures."""
+    return _markdown(out, history, lines(out / SAMPLES), pictured=False)
+
+
+def _markdown(out: Path, history: History, samples: Sequence[Line], pictured: bool = True) -> str:
+    parts = [f"# Training: {out.name}\n", f"![curves]({DRAWING})\n" if pictured else "", markdown_table(history)]
     if history.notes:
         parts.append("\n## Notes\n\n" + "\n".join(f"- {note}" for note in history.notes) + "\n")
     shown = _last_samples(samples)
@@ -235,6 +240,16 @@ def markdown_table(history: History) -> str:
     head, *rows = table(history)
     cells = (head, ("---",) * len(head), *rows)
     return "\n".join("| " + " | ".join(row) + " |" for row in cells) + "\n"
+
+
+def validations(history: History) -> list[dict[str, str]]:
+    """Each validation, as a row for a table."""
+    names = [*history.names("losses", "validations"), *history.names("figures", "validations")]
+    return [
+        {"stage": v["stage"], "step": str(v["step"]), "best so far": "yes" if v["better"] else ""}
+        | {name: f"{value:.4g}" for name in names if (value := (v["losses"] | v["figures"]).get(name)) is not None}
+        for v in history.validations
+    ]
 
 
 def _line(text: str) -> str:

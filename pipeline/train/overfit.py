@@ -22,7 +22,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from accelerate import PartialState
 from msgspec.structs import replace
 
 from pipeline import seeds
@@ -36,6 +35,7 @@ from pipeline.train.gate import LOSS, Gate
 from pipeline.train.loader import Pass
 from pipeline.train.module import Work
 from pipeline.train.rows import DataError, Rows
+from pipeline.train.run import process
 from schemas.conversation import AUDIO_PLACEHOLDER, Message
 from schemas.sample import Sample
 from schemas.training import LossSpec, OptimizerSpec, Part, StageSpec, TrainingRecipe
@@ -79,7 +79,7 @@ def run(
     samples = choose(Rows(recipe.data), rows)
     placed = bases.place(_lessons(recipe, steps, seed), out)
     speech_lm = compose(placed.model, seed=seed, dtype="bfloat16" if placed.precision == "bf16" else "float32")
-    engine = Engine(speech_lm, placed, PartialState(), lambda row: samples[row].id)
+    engine = Engine(speech_lm, placed, process(), lambda row: samples[row].id)
     return _Trial(engine, samples, told).run()
 
 

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from accelerate import PartialState
 from rich.console import Console
 
@@ -55,7 +56,7 @@ class Run:
             DataError: A shard is damaged.
             TrainingError: There is too little memory.
         """
-        state = PartialState()
+        state = process()
         with state.main_process_first():
             recipe = bases.place(setup.recipe, out)
         say("loading the model")
@@ -92,6 +93,12 @@ class Run:
         return loop.train(
             self.engine, self.rows, self.index, self.held, self.out, record, shaping=self.setup.shaping, score=score
         )
+
+
+def process() -> PartialState:
+    """Which process this is of those that `torchrun` has started, and its device."""
+    # Without a GPU it has to be told, or each process takes itself for the only one.
+    return PartialState(cpu=not torch.accelerator.is_available())
 
 
 def newest(setup: Setup, out: Path) -> Checkpoint | None:

@@ -1,0 +1,79 @@
+"""Training as a job that a schedule starts: preflight, training, and evaluation of what came of it.
+
+A run that was killed goes on from its last checkpoint when the flow is run again: checkpoints are the truth.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from prefect import flow, task
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
+from prefect.cache_policies import NO_CACHE
+
+from flows.evaluate import evaluate as evaluation
+from pipeline.train import curves
+from pipeline.train.command import console, ready
+from pipeline.train.curves import History
+from pipeline.train.engine import TrainingError
+from pipeline.train.loop import MODEL
+from pipeline.train.run import Run, alone, finished
+from pipeline.train.setup import Setup, prepare
+
+
+@task(name="preflight", cache_policy=NO_CACHE, persist_result=False)
+def preflight(setup: Setup, out: str) -> Run:
+    """Loads the model, and tries the largest batches if the run has not begun yet."""
+    return ready(setup, Path(out))
+
+
+@task(name="training", cache_policy=NO_CACHE, persist_result=False)
+def training(run: Run) -> None:
+    """Trains, or goes on."""
+    run.train(console)
+
+
+@task(name="training-in-processes", cache_policy=NO_CACHE, persist_result=False)
+def training_in_processes(recipe: str, data: list[str], out: str, processes: int) -> None:
+    """The same by `torchrun`, which begins with the preflight."""
+    several = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    own = ["-m", "pipeline.train.command", recipe, "--out", out, *(f"--data={folder}" for folder in data)]
+    ended = subprocess.run([*several, *own], check=False)
+    if ended.returncode:
+        raise TrainingError(f"training in {processes} processes ended with {ended.returncode}; its log says why")
+
+
+@flow(name="train", persist_result=False)
+def train(
+    recipe: str, out: str, data: list[str] | None = None, processes: int = 1, evaluate: list[str] | None = None
+) -> str:
+    """Trains a model by a recipe.
+
+    Args:
+        recipe: Its file, or the name of a shipped one.
+        out: The run's folder.
+        data: Folders of datasets in place of the recipe's.
+        processes: How many train together: as many as there are GPUs.
+        evaluate: Folders of datasets on whose test splits the model is evaluated at the end.
+
+    Returns:
+        The model's folder.
+    """
+    folder, given = Path(out), [str(Path(path).absolute()) for path in data or ()]
+    setup = prepare(recipe, [Path(path) for path in given])
+    setup.refuse_foreign(folder)
+    if not finished(setup, folder):
+        if processes > 1:
+            training_in_processes(recipe, given, out, processes)
+        else:
+            with alone(folder):
+                training(preflight(setup, out))
+    name = setup.recipe.name.replace("_", "-")
+    history = History.read(folder)
+    create_markdown_artifact(curves.summary(folder, history), key=f"{name}-training")
+    create_table_artifact(curves.validations(history), key=f"{name}-validations")
+    for dataset in evaluate or ():
+        evaluation(str(folder / MODEL), dataset, str(folder / "evaluation" / Path(dataset).name))
+    return str(folder / MODEL)
