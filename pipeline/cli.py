@@ -29,6 +29,7 @@ from pipeline import inspect as inspection
 from pipeline import page as pages
 from pipeline import recipes as recipe_files
 from pipeline import survey as surveying
+from pipeline.closed_world.command import closed_world
 from pipeline.evaluate.command import evaluate
 from pipeline.model.export.command import export
 from pipeline.plugins import MissingExtra
@@ -239,6 +240,7 @@ def publish(
 
 COMMANDS: dict[str, Callable[..., None]] = {
     "build": build,
+    "closed-world": closed_world,
     "corpora": corpora,
     "evaluate": evaluate,
     "export": export,
