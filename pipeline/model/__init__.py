@@ -1,6 +1,7 @@
 """AudioLM: audio encoders, an adapter and a causal LM with LoRA, and ready audio LLMs beside it.
 
-`load` and `compose` come with torch and transformers, so they are imported when they are asked for.
+They come with torch and transformers, so they are imported when they are asked for:
+`from pipeline.model import AudioLM` makes AutoModel, AutoConfig and AutoProcessor of transformers know AudioLM.
 """
 
 from __future__ import annotations
@@ -11,8 +12,10 @@ from pipeline.plugins import require
 
 if TYPE_CHECKING:
     from pipeline.model.assembly import compose, load
+    from pipeline.model.audio_lm import AudioLM
+    from pipeline.model.processing import AudioLMProcessor
 
-__all__ = ["compose", "load"]
+__all__ = ["AudioLM", "AudioLMProcessor", "compose", "load"]
 
 
 def __getattr__(name: str) -> Any:
@@ -20,6 +23,7 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     for package in ("torch", "transformers", "peft"):
         require(package, extra="train", what="a model")
-    from pipeline.model import assembly
+    from pipeline.model import assembly, audio_lm, processing
 
-    return getattr(assembly, name)
+    places: dict[str, Any] = {"AudioLM": audio_lm, "AudioLMProcessor": processing}
+    return getattr(places.get(name, assembly), name)

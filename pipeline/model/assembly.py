@@ -69,7 +69,13 @@ def compose(spec: ModelSpec, *, seed: int = 0, dtype: str = "float32") -> Speech
         ModelError: A part cannot be loaded, or is none that fits.
     """
     if spec.ready:
-        speech = _ready(spec.ready, _config(spec.ready, spec), spec.revision.get(spec.ready, ""), dtype, spec.attention)
+        config = _config(spec.ready, spec)
+        if isinstance(config, AudioLMConfig):
+            raise ModelError(
+                f"`ready: {spec.ready}` is an AudioLM, and no audio LLM of transformers: give the `encoders`, "
+                "`adapter` and `llm` that it was made of"
+            )
+        speech = _ready(spec.ready, config, spec.revision.get(spec.ready, ""), dtype, spec.attention)
         speech.model.requires_grad_(False)
         return speech
     with quiet():

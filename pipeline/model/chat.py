@@ -83,8 +83,10 @@ class Chat(Template):
         try:
             segments = self.segments(sample, messages, answer=answer)
         except FAILURES as error:
+            why = str(error).rstrip(".") or type(error).__name__
             raise ModelError(
-                f"the chat template of {self.name} cannot write row {sample.id}: {error or type(error).__name__}"
+                f"the chat template of {self.name} cannot write row {sample.id}: {why}. "
+                "Leave its task out, mend the `chat_template.jinja` in the model's folder, or take another LLM"
             ) from error
         for text, is_response in segments:
             found = self.ids(text, begins=not ids)

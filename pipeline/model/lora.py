@@ -38,7 +38,7 @@ def place(
         seed: A is drawn from it alone.
 
     Raises:
-        ModelError: A name fits no linear module, or the part has LoRA already.
+        ModelError: A name fits no linear module, or one that shares its weight; or the part has LoRA already.
     """
     if layers(part):
         raise ModelError(f"{what} has LoRA already: merge it first")
@@ -49,6 +49,12 @@ def place(
                 f"{what} has no linear module {target!r} for LoRA.{nearest(target, names)} "
                 f"There are: {', '.join(names)}"
             )
+    for name, module in part.named_modules():
+        if name.rpartition(".")[2] in targets and _is_shared(part, module):
+            raise ModelError(
+                f"{what} shares the weight of {name} with its embeddings, so LoRA on it could not be merged: take "
+                f"{name.rpartition('.')[2]!r} out of `lora.targets`"
+            )
     kind: Any = peft.LoraConfig  # it says that alpha is an int, and takes any number
     config = kind(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=sorted(set(targets)))
     _inject(part, config, seed)
@@ -56,6 +62,12 @@ def place(
 
 def _is_linear(module: nn.Module) -> bool:
     return isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"  # GPT-2's linear layer
+
+
+def _is_shared(part: nn.Module, module: nn.Module) -> bool:
+    weight = getattr(module, "weight", None)
+    embeddings = (other for other in part.modules() if isinstance(other, nn.Embedding))
+    return weight is not None and any(other.weight is weight for other in embeddings)
 
 
 def _inject(part: nn.Module, config: Any, seed: int) -> None:

@@ -30,6 +30,8 @@ class AudioLMProcessor(ProcessorMixin):
         """
         super().__init__(tokenizer)  # type: ignore[no-untyped-call]
         self.hearing = hearing
+        if tokenizer.pad_token is None:  # as Llama's and Mistral's; what is padded is masked
+            tokenizer.pad_token = tokenizer.eos_token
 
     @staticmethod
     def settings(config: AudioLMConfig) -> dict[str, Any]:
@@ -90,7 +92,12 @@ class AudioLMProcessor(ProcessorMixin):
     def apply_chat_template(  # type: ignore[override]
         self, conversation: Any, *, tokenize: bool = False, **options: Any
     ) -> Any:
-        """The conversation as text, by the tokenizer's template; parts of the type `audio` become `<|audio|>`."""
+        """The conversation as text, by the tokenizer's template; parts of the type `audio` become `<|audio|>`.
+
+        Of a list of conversations a list of texts.
+        """
+        if conversation and not isinstance(conversation[0], dict):
+            return [self.apply_chat_template(one, tokenize=tokenize, **options) for one in conversation]
         plain = [message | {"content": _flat(message.get("content", ""))} for message in conversation]
         return self.tokenizer.apply_chat_template(plain, tokenize=tokenize, **options)
 
@@ -100,9 +107,12 @@ class AudioLMProcessor(ProcessorMixin):
 
 
 def _flat(content: Any) -> str:
-    if isinstance(content, str):
-        return content
-    return "".join(AUDIO_PLACEHOLDER if part.get("type") == "audio" else part["text"] for part in content)
+    if content is None or isinstance(content, str):
+        return content or ""
+    for part in content:
+        if part.get("type") not in ("audio", "text"):
+            raise ModelError(f"a message has a part of the type {part.get('type')!r}; only audio and text are taken")
+    return "".join(AUDIO_PLACEHOLDER if part["type"] == "audio" else part["text"] for part in content)
 
 
 AutoProcessor.register(AudioLMConfig, AudioLMProcessor)  # type: ignore[no-untyped-call]

@@ -45,8 +45,7 @@ class Composed(SpeechLM):
             apart: Whether the LLM was seen to keep packed examples apart.
         """
         self.model, self.tokenizer, self._seed = model, tokenizer, seed
-        stops = model.language_model.generation_config.eos_token_id
-        self.chat = Chat(tokenizer, stops=[stops] if isinstance(stops, int) else stops or (), name=name)
+        self.chat = Chat(tokenizer, stops=_stops(model) | _stops(model.language_model), name=name)
         if self.chat.audio_id != model.config.audio_token_id:
             raise ModelError(
                 f"the audio token of {self.chat.name} is {model.config.audio_token_id} in its configuration and "
@@ -169,6 +168,12 @@ class Composed(SpeechLM):
         return AudioLMProcessor(self.tokenizer, AudioLMProcessor.settings(self.model.config))
 
 
+def _stops(model: Any) -> set[int]:
+    """Of a saved AudioLM it has them all, and its LLM, whose own is not saved, what the LLM's configuration says."""
+    ids = model.generation_config.eos_token_id if model.generation_config else None
+    return {ids} if isinstance(ids, int) else set(ids or ())
+
+
 def head(language_model: Any) -> Callable[[Tensor], Tensor]:
     """From states (N, H) to logits (N, V), as a causal LM of transformers computes them."""
     config = language_model.config.get_text_config()
@@ -199,7 +204,6 @@ def size_of(sample: Sample, number: int) -> int:
     Raises:
         RowError: There is none.
     """
-    """The samples of an utterance's audio, without decoding it."""
     audio = sample.utterances[number].audio
     if audio is None:
         raise RowError(f"row {sample.id} has no audio for its utterance {number + 1}: build the shard again")
@@ -212,7 +216,6 @@ def sound_of(sample: Sample, number: int, size: int) -> Samples:
     Raises:
         RowError: It does not decode, or is not of the size that the row says.
     """
-    """An utterance's audio, which is to have so many samples."""
     audio = sample.utterances[number].audio
     assert audio is not None
     try:

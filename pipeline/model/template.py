@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+import re
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
@@ -14,6 +16,8 @@ from pipeline.text import presentable
 from schemas.conversation import AUDIO_PLACEHOLDER, Message, ToolSpec
 from schemas.sample import Sample
 
+log = logging.getLogger(__name__)
+
 WORD = "earwitness"  # stands for what is said where a template is tried out
 FAILURES = (jinja2.TemplateError, TypeError, AttributeError, KeyError)
 """What a template raises where a conversation is not as it expects."""
@@ -21,6 +25,8 @@ FAILURES = (jinja2.TemplateError, TypeError, AttributeError, KeyError)
 _SAME_DAY = "{%- macro strftime_now(format) -%}01 Jan 2026{%- endmacro -%}"
 _PLAIN = {"enable_thinking": False, "thinking": False, "date_string": "01 Jan 2026"}
 """What templates are told: that the response comes at once, and which day it is."""
+
+_ID = re.compile("[a-zA-Z0-9]{9}")  # ids of tool calls as Mistral's templates want them; others take any
 
 
 class Template:
@@ -39,6 +45,7 @@ class Template:
         """
         self.tokenizer, self.audio_text = tokenizer, audio_text
         self.name = name or str(getattr(tokenizer, "name_or_path", "")) or "the model"
+        self._told = False
         if not tokenizer.chat_template:
             raise ModelError(
                 f"{self.name} has no chat template: take a model that was tuned to chat, or put a "
@@ -57,27 +64,30 @@ class Template:
         else:
             heard = [presentable(u.transcript, u.language) for u in sample.utterances]
         names = {call.id: call.name for m in sample.messages for call in m.tool_calls}
+        ids = {name: name if _ID.fullmatch(name) else f"{number:09d}" for number, name in enumerate(names, 1)}
         said = iter(heard)
         made = []
         for message in sample.messages:
             pieces = message.content.split(AUDIO_PLACEHOLDER)
             content = "".join(text + (next(said) if n < len(pieces) - 1 else "") for n, text in enumerate(pieces))
-            made.append(self._message(message, content, names, sample.id))
+            made.append(self._message(message, content, names, ids, sample.id))
         return made
 
-    def _message(self, message: Message, content: str, names: dict[str, str], row: str) -> dict[str, Any]:
+    def _message(
+        self, message: Message, content: str, names: dict[str, str], ids: dict[str, str], row: str
+    ) -> dict[str, Any]:
         made: dict[str, Any] = {"role": message.role, "content": content}
         if message.tool_calls:
             made["tool_calls"] = [
                 {
-                    "id": call.id,
+                    "id": ids[call.id],
                     "type": "function",
                     "function": {"name": call.name, "arguments": self._arguments(call.arguments, row)},
                 }
                 for call in message.tool_calls
             ]
         if message.tool_call_id is not None:
-            made["tool_call_id"] = message.tool_call_id
+            made["tool_call_id"] = ids.get(message.tool_call_id, message.tool_call_id)
             made["name"] = names.get(message.tool_call_id, "")
         return made
 
@@ -107,7 +117,8 @@ class Template:
         if not whole.startswith(prompt):
             raise ModelError(
                 f"the chat template of {self.name} does not go on from its own generation prompt, so what is "
-                f"trained would not be what is generated (row {sample.id})"
+                f"trained would not be what is generated (row {sample.id}): mend the `chat_template.jinja` in its "
+                "folder, or take another LLM"
             )
         response = whole[len(prompt) :]
         for call in sample.messages[-1].tool_calls:
@@ -118,16 +129,31 @@ class Template:
     def _earlier(
         self, prompt: str, messages: list[dict[str, Any]], tools: list[dict[str, Any]], spoken: list[int]
     ) -> list[tuple[str, bool]]:
-        """The prompt in pieces. Earlier responses are targets if the template writes them as they were generated."""
+        """The prompt in pieces; earlier responses are targets, each behind what it was generated behind.
+
+        Some templates begin a response with an empty thought, and drop it from earlier turns (Qwen 3). It is put back,
+        or no call that is followed by its result would ever be learnt. What is rewritten otherwise is no target.
+        """
         pieces = []
-        begin = 0
+        begin = kept = 0
         for number in spoken:
             before = self.render(messages[:number], tools, ask=True)
             behind = self.render(messages[: number + 1], tools, ask=False)
-            if not (behind.startswith(before) and prompt.startswith(behind)):
-                return [(prompt, False)]
-            pieces += [(prompt[begin : len(before)], False), (prompt[len(before) : len(behind)], True)]
-            begin = len(behind)
+            if not behind.startswith(before):
+                continue
+            response = behind[len(before) :]
+            place = len(before)
+            if not prompt.startswith(behind):
+                asked = self.render(messages[:number], tools, ask=False)
+                place = prompt.rfind(response, max(begin, len(asked)), len(behind))
+                if place < 0 or prompt[:place] != before[:place]:
+                    continue
+            pieces += [(prompt[begin:place] + before[place:], False), (response, True)]
+            begin = place + len(response)
+            kept += 1
+        if kept < len(spoken) and not self._told:
+            self._told = True
+            log.warning("the chat template of %s rewrites earlier responses: only later ones are learnt", self.name)
         return [*pieces, (prompt[begin:], False)]
 
     def render(self, messages: Sequence[dict[str, Any]], tools: Sequence[dict[str, Any]] = (), *, ask: bool) -> str:
@@ -152,7 +178,11 @@ class Template:
         function = {"name": "f", "arguments": {WORD: True}}
         messages: list[dict[str, Any]] = [
             {"role": "user", "content": WORD},
-            {"role": "assistant", "content": "", "tool_calls": [{"id": "1", "type": "function", "function": function}]},
+            {
+                "role": "assistant",
+                "content": "",
+                "tool_calls": [{"id": "000000001", "type": "function", "function": function}],
+            },
         ]
         tools = _tools((ToolSpec("f", WORD, '{"type": "object", "properties": {}}'),))
         try:

@@ -108,16 +108,72 @@ def test_a_template_that_wants_arguments_as_text_gets_them(tokenizer: Any) -> No
     )
 
 
-def test_where_earlier_turns_are_rewritten_only_the_last_is_learnt(tokenizer: Any) -> None:
+def again(sample: Any, *said: Message) -> Any:
+    """A row that goes on."""
+    return replace(sample, messages=(*sample.messages, Message("user", "Again?"), *said))
+
+
+def test_an_empty_thought_that_earlier_turns_lose_stands_where_it_did(tokenizer: Any) -> None:
     tokenizer.chat_template = THINKS
     chat = Chat(tokenizer)
     assert learnt(chat, heard(1.0)) == "Hello there.<|im_end|>"  # the empty thought belongs to the prompt
-    two = replace(
-        heard(1.0), messages=(*heard(1.0).messages, Message("user", "Again?"), Message("assistant", "Once more."))
+    two = again(heard(1.0), Message("assistant", "Once more."))
+    assert learnt(chat, two) == "Hello there.<|im_end|>Once more.<|im_end|>"
+    ids, targets, ends = chat.encode(two)
+    assert ends.sum() == 2
+    thought = "<|im_start|>assistant\n<think>\n\n</think>\n\n"
+    text = tokenizer.decode(ids)
+    assert text.count(thought) == 2
+    assert text.startswith(tokenizer.decode(chat.encode(heard(1.0))[0]))  # as the first turn alone
+    asked, none, _ = chat.encode(two, answer=False)
+    assert tokenizer.decode(asked).endswith(thought)
+    assert (ids[: len(asked)] == asked).all()
+    assert (targets[: len(asked)] == none).all()
+
+
+def test_calls_before_their_results_are_learnt_where_thoughts_are_dropped(tokenizer: Any) -> None:
+    calls = "{% for c in message.tool_calls or [] %}{{ c.function | tojson }}{% endfor %}"
+    tokenizer.chat_template = "{% for t in tools or [] %}{{ t | tojson }}{% endfor %}" + THINKS.replace(
+        "{{ message.content }}", "{{ message.content }}" + calls
     )
-    assert learnt(chat, two) == "Once more.<|im_end|>"
-    ids, _, _ = chat.encode(two, answer=False)
-    assert tokenizer.decode(ids).endswith("<think>\n\n</think>\n\n")
+    made = learnt(Chat(tokenizer), called())
+    call = '{"name": "set_timer", "arguments": {"minutes": 5, "label": "té"}}'
+    assert made == f"{call}<|im_end|>Your timer runs.<|im_end|>"
+
+
+def test_responses_that_are_rewritten_later_are_not_learnt_and_it_is_told_once(
+    tokenizer: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    tokenizer.chat_template = THINKS.replace(
+        "{{ message.content }}",
+        "{{ message.content | upper if message.role == 'assistant' and not loop.last else message.content }}",
+    )
+    chat = Chat(tokenizer, name="M")
+    two = again(heard(1.0), Message("assistant", "Once more."))
+    assert [learnt(chat, two) for _ in range(2)] == ["Once more.<|im_end|>"] * 2
+    assert [r.getMessage() for r in caplog.records] == [
+        "the chat template of M rewrites earlier responses: only later ones are learnt"
+    ]
+
+
+def test_calls_have_ids_of_nine_characters_which_mistral_wants(tokenizer: Any) -> None:
+    tokenizer.chat_template = """\
+{%- for tool in tools or [] -%}{{ tool | tojson }}{% endfor -%}
+{%- for message in messages -%}
+{%- if message.role == 'user' %}[INST]{{ message.content }}[/INST]
+{%- elif message.role == 'tool' %}
+{%- if message.tool_call_id | length != 9 %}{{ raise_exception('ids have 9 characters') }}{% endif -%}
+[TOOL_RESULTS]{{ message.tool_call_id }}{{ message.content }}[/TOOL_RESULTS]
+{%- elif message.tool_calls is defined -%}
+{%- for call in message.tool_calls -%}
+{%- if call.id | length != 9 %}{{ raise_exception('ids have 9 characters') }}{% endif -%}
+{{ call.function | tojson }}{{ call.id }}{% endfor %}<|im_end|>
+{%- else %}{{ message.content }}<|im_end|>{% endif -%}
+{%- endfor -%}"""
+    call = '{"name": "set_timer", "arguments": {"minutes": 5, "label": "té"}}'  # an object, and no string of JSON
+    chat = Chat(tokenizer)
+    assert learnt(chat, called()) == f"{call}000000001<|im_end|>Your timer runs.<|im_end|>"
+    assert "[TOOL_RESULTS]000000001{" in tokenizer.decode(chat.encode(called())[0])
 
 
 def test_long_pieces_are_remembered_and_tokens_stay_those_of_the_whole_text(tokenizer: Any) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +23,7 @@ from pipeline.model.audio_lm import AudioLM
 from pipeline.model.base import ModelError
 from pipeline.model.speech_lm import Composed
 from schemas.training import ModelSpec
+from tests.conftest import ROOT
 from tests.model.rows import called, heard
 
 torch.set_num_threads(1)
@@ -101,6 +105,9 @@ def test_names_that_fit_nothing_are_told(lm: Composed) -> None:
         lm.add_lora(4, 8.0, 0.0, ["qproj"])
     with pytest.raises(ModelError, match=r"the encoder has no linear module 'gate_proj'.*fc1, fc2, k_proj"):
         lm.add_lora(4, 8.0, 0.0, ["gate_proj"], encoder=True)
+    # Merged, it would change what is looked up, too.
+    with pytest.raises(ModelError, match=r"shares the weight of lm_head with its embeddings.*'lm_head' out of"):
+        lm.add_lora(4, 8.0, 0.0, ["q_proj", "lm_head"])
     lm.add_lora(4, 8.0, 0.0, ["q_proj"])
     with pytest.raises(ModelError, match="the LLM has LoRA already: merge it first"):
         lm.add_lora(4, 8.0, 0.0, ["q_proj"])
@@ -140,6 +147,46 @@ def test_peft_finds_its_way_in_what_was_saved(lm: Composed, tiny_llm: Path, tmp_
     base = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny_llm), tmp_path / "lora_language_model")
     ids = torch.tensor([[5, 6, 7, 8]])
     torch.testing.assert_close(base(input_ids=ids).logits, lm.model(input_ids=ids).logits)
+
+
+def test_what_ends_a_turn_is_saved_with_it(tiny_llm: Path, tiny_whisper: Path, tmp_path: Path) -> None:
+    """Also where the LLM's generation configuration knows more than its configuration, as that of Qwen 2.5."""
+    shutil.copytree(tiny_llm, tmp_path / "llm")
+    file = tmp_path / "llm" / "generation_config.json"
+    told = json.loads(file.read_text())
+    file.write_text(json.dumps(told | {"eos_token_id": [0, told["eos_token_id"]]}))
+    lm: Any = compose(ModelSpec(encoders=[str(tiny_whisper)], llm=str(tmp_path / "llm")))
+    assert lm.chat.stops == {0, told["eos_token_id"]}
+    lm.save(tmp_path / "saved")
+    again: Any = load(str(tmp_path / "saved"))
+    assert again.chat.stops == lm.chat.stops
+
+
+def test_a_fresh_process_loads_it_by_auto_classes(lm: Composed, tmp_path: Path) -> None:
+    lm.save(tmp_path)
+    code = (
+        "from pipeline.model import AudioLM, AudioLMProcessor\n"
+        "from transformers import AutoModel, AutoProcessor\n"
+        f"assert type(AutoModel.from_pretrained({str(tmp_path)!r})) is AudioLM\n"
+        f"assert type(AutoProcessor.from_pretrained({str(tmp_path)!r})) is AudioLMProcessor\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_processor_takes_chats_as_transformers_does(lm: Composed) -> None:
+    processor = lm.processor
+    asked = {"role": "user", "content": [{"type": "audio"}, {"type": "text", "text": "Hi"}]}
+    call = {"type": "function", "function": {"name": "f", "arguments": {}}}
+    chat = [asked, {"role": "assistant", "content": None, "tool_calls": [call]}]
+    text = processor.apply_chat_template(chat)
+    assert text.startswith("<|im_start|>user\n<|audio|>Hi<|im_end|>\n<|im_start|>assistant\n<tool_call>")
+    assert processor.apply_chat_template([chat, [asked]]) == [text, processor.apply_chat_template([asked])]
+    with pytest.raises(ModelError, match="a part of the type 'image'; only audio and text are taken"):
+        processor.apply_chat_template([{"role": "user", "content": [{"type": "image"}]}])
+    lm.tokenizer.pad_token = None  # as Llama's and Mistral's
+    padded = lm.processor(["Hi", "Hello there"])
+    assert padded["attention_mask"][0].tolist() != padded["attention_mask"][1].tolist()
 
 
 @torch.no_grad()
@@ -194,6 +241,8 @@ def test_what_was_not_saved_whole_is_refused(lm: Composed, tmp_path: Path) -> No
     (tmp_path / "lora_language_model" / "adapter_model.safetensors").unlink()
     with pytest.raises(ModelError, match=r"cannot be loaded: .*adapter_model.safetensors"):
         load(str(tmp_path))
+    with pytest.raises(ModelError, match="is an AudioLM, and no audio LLM of transformers: give the `encoders`"):
+        compose(ModelSpec(ready=str(tmp_path)))
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config | {"model_type": "bert"}))
     with pytest.raises(ModelError, match="is a bert, neither an AudioLM nor an audio LLM that is known"):

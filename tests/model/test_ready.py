@@ -285,9 +285,14 @@ def test_voxtral_s_calls_have_ids_of_nine_characters(tmp_path: Path) -> None:
     call = ToolCall("call_0", "lamp_on", '{"room": "hall"}')
     messages = (sample.messages[0], Message("assistant", "", (call,)))
     tools = (ToolSpec("lamp_on", "Turns it on.", '{"type": "object", "properties": {"room": {"type": "string"}}}'),)
-    encoded = model.encode(Sample("c", sample.utterances, "train", messages=messages, tools=tools))
-    said = model.tokenizer.decode(encoded.ids[encoded.targets])
-    assert said == '[TOOL_CALLS]lamp_on[CALL_ID]000000001[ARGS]{"room": "hall"}</s>'
+    row = Sample("c", sample.utterances, "train", messages=messages, tools=tools)
+    heard, read = model.encode(row), model.encode(row, hear=False)
+    said = model.tokenizer.decode(heard.ids[heard.targets])
+    assert (
+        said
+        == model.tokenizer.decode(read.ids[read.targets])
+        == '[TOOL_CALLS]lamp_on[CALL_ID]000000001[ARGS]{"room": "hall"}</s>'
+    )
 
 
 def test_gemma_s_features_are_those_of_a_batch_with_a_longer_sound(tmp_path: Path) -> None:

@@ -11,13 +11,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from msgspec.structs import replace
 from torch import Tensor
 from transformers.utils.hub import cached_file
 
 from pipeline.model.base import ModelError, Samples
 from pipeline.model.ready.base import Ready, library
-from schemas.sample import Sample
 
 _BEGIN = "[BEGIN_AUDIO]"
 
@@ -49,9 +47,6 @@ class Voxtral(Ready):
     def shown(self, token: str) -> str:
         return _BEGIN + token
 
-    def worded(self, sample: Sample) -> Sample:
-        return _numbered(sample)
-
     @property
     def _window(self) -> int:
         """Samples."""
@@ -75,18 +70,3 @@ class Voxtral(Ready):
             )["input_features"][0]  # bands, frames of all windows
             found += made.split(self._window // self.extractor.hop_length, dim=1)
         return {"input_features": torch.stack(found)}
-
-
-def _numbered(sample: Sample) -> Sample:
-    """The ids of tool calls in the form that the template asks for: nine characters."""
-    names = [call.id for message in sample.messages for call in message.tool_calls]
-    numbers = {name: f"{number:09d}" for number, name in enumerate(dict.fromkeys(names), 1)}
-    messages = [
-        replace(
-            message,
-            tool_calls=tuple(replace(call, id=numbers[call.id]) for call in message.tool_calls),
-            tool_call_id=numbers.get(message.tool_call_id, message.tool_call_id) if message.tool_call_id else None,
-        )
-        for message in sample.messages
-    ]
-    return replace(sample, messages=tuple(messages))
