@@ -7,9 +7,10 @@ training has.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from io import StringIO
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ CONDITIONS = {
     "unseen_values": "unseen argument values",
 }
 """Of the tests, by the names of their datasets."""
+_DRAWS = 4  # for each text that is wanted: some come twice
 _CATALOGUE_OF = {"unseen_templates": TEMPLATES, "unseen_values": VALUES}
 
 
@@ -70,19 +72,24 @@ def _recipes(folder: Path, world: World, size: DataSize) -> Iterator[tuple[str, 
     yield TRAIN, _recipe(TRAIN, SEEN, "train", size.queries, voices.listed_voices())
     for name in CONDITIONS:
         which = _CATALOGUE_OF.get(name, SEEN)
-        _lines(folder, name, dict.fromkeys(world.requests(name, size.test_sentences, which, test=True)))
+        said = world.requests(name, _DRAWS * size.test_sentences, which, test=True)
+        _lines(folder, name, _distinct(said, size.test_sentences))
         spoken = voices.klatt_voices() if name == "klatt" else voices.unseen_voices()
         yield name, _recipe(name, which, "test", size.test_queries, spoken)
 
 
-def _sentences(world: World, count: int) -> dict[str, None]:
+def _sentences(world: World, count: int) -> list[str]:
     """Requests, and some words in no order, so that transcription is more than knowing the grammar."""
     rng = generator("sentences")
-    requests = dict.fromkeys(world.requests("sentences", count * 3 // 4))
-    return requests | dict.fromkeys(world.babble(rng) for _ in range(count // 4))
+    babble = _distinct((world.babble(rng) for _ in range(count)), count // 4)
+    return _distinct(world.requests("sentences", _DRAWS * count), count - len(babble)) + babble
 
 
-def _lines(folder: Path, name: str, texts: Mapping[str, None]) -> None:
+def _distinct(texts: Iterable[str], count: int) -> list[str]:
+    return list(islice(dict.fromkeys(texts), count))
+
+
+def _lines(folder: Path, name: str, texts: Iterable[str]) -> None:
     (folder / "text" / f"{name}.en.txt").write_text("\n".join(texts) + "\n", "utf-8")
 
 

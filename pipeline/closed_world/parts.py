@@ -16,7 +16,6 @@ import xxhash
 
 from pipeline.shards import write_atomically
 
-_MARK, _BEGUN = "part.json", "begun.json"
 _PACKAGES = ("torch", "transformers", "espeakng-loader")
 Told = Callable[[str], None]
 
@@ -31,10 +30,16 @@ class Part:
     """Of all that it follows from."""
 
     @property
+    def mark(self) -> Path:
+        """The file that says what the folder holds. It lies beside it: runs and datasets want theirs to themselves."""
+        return self.folder.with_name(f"{self.folder.name}.part.json")
+
+    @property
     def seconds(self) -> float | None:
         """How long it took to be made; None while it is not finished, or where it is of something else."""
-        mark = _read(self.folder / _MARK)
-        return float(mark["seconds"]) if mark.get("fingerprint") == self.fingerprint else None
+        mark = _read(self.mark)
+        seconds = mark.get("seconds") if mark.get("fingerprint") == self.fingerprint else None
+        return None if seconds is None else float(seconds)
 
     def make(self, work: Callable[[Path], None], tell: Told) -> float:
         """Makes it, unless it is finished; a folder of something else is cleared before.
@@ -49,16 +54,19 @@ class Part:
         if (done := self.seconds) is not None:
             tell(f"{self.name}: kept ({done:.0f} s when it was made)")
             return done
-        if _read(self.folder / _BEGUN).get("fingerprint") != self.fingerprint:
+        if _read(self.mark).get("fingerprint") != self.fingerprint:
             shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(self.folder / _BEGUN, json.dumps({"fingerprint": self.fingerprint}).encode())
+        self._write(None)
         began = time.monotonic()
         work(self.folder)
         spent = time.monotonic() - began
-        write_atomically(self.folder / _MARK, json.dumps({"fingerprint": self.fingerprint, "seconds": spent}).encode())
+        self._write(spent)
         tell(f"{self.name}: finished in {spent:.0f} s")
         return spent
+
+    def _write(self, seconds: float | None) -> None:
+        write_atomically(self.mark, json.dumps({"fingerprint": self.fingerprint, "seconds": seconds}).encode())
 
 
 def fingerprint(values: Mapping[str, Any], files: Iterable[Path] = ()) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -25,6 +25,11 @@ WARNING = (
     "figures on LibriSpeech or any other recorded corpus."
 )
 _NONE = "–"
+_OTHERS = {
+    SHORT: "curriculum, cross-entropy",
+    JOINT: "all parts and tasks at once, cross-entropy",
+    DISTILLED: "curriculum, distillation",
+}
 _WER_TINY, _ABOVE_SHUFFLED = 0.15, 0.40
 _WER_FULL, _BELOW_ORACLE = 0.05, 0.05
 
@@ -95,19 +100,11 @@ def tables(found: Findings) -> Iterator[Table]:
     yield _systems(found, "ast", "Tool calls: AST accuracy")
     yield _systems(found, "correct", "All turns of tool dialogues that are right, those without a call among them")
     yield _systems(found, "wer", "Transcription: WER")
-    heads = ("run", "WER", "AST accuracy", "right turns")
     short = found.size.training.short
     told = f"{short.adapter} + {short.lora} + {short.tasks} steps each; unseen voices"
-    yield Table(f"Adapters side by side: {told}", heads, [_compared(found, f"adapter-{k}", k) for k in ADAPTERS])
-    yield Table(
-        f"Curriculum against joint training, distillation against cross-entropy: {short.total} steps each",
-        heads,
-        [
-            _compared(found, SHORT, "curriculum, cross-entropy"),
-            _compared(found, JOINT, "all parts and tasks at once, cross-entropy"),
-            _compared(found, DISTILLED, "curriculum, distillation"),
-        ],
-    )
+    yield _runs(found, f"Adapters side by side: {told}", {f"adapter-{kind}": kind for kind in ADAPTERS})
+    told = f"{short.total} steps each; unseen voices"
+    yield _runs(found, f"Curriculum against joint training, distillation against cross-entropy: {told}", _OTHERS)
     yield Table(
         "Time", ("part", "seconds"), [(name, f"{spent:.0f}") for name, spent in found.took.items()] + [_total(found)]
     )
@@ -125,9 +122,13 @@ def _systems(found: Findings, figure: str, title: str) -> Table:
     return Table(title, ("condition", *(NAMES[system] for system in SYSTEMS)), rows)
 
 
-def _compared(found: Findings, name: str, told: str) -> tuple[str, ...]:
-    own = found.compared[name]
-    return told, *(_shown(own.get(figure)) for figure in ("wer", "ast", "correct"))
+def _runs(found: Findings, title: str, names: Mapping[str, str]) -> Table:
+    rows = [
+        (told, *(_shown(found.compared[name].get(figure)) for figure in ("wer", "ast", "correct")))
+        for name, told in names.items()
+        if name in found.compared
+    ]
+    return Table(title, ("run", "WER", "AST accuracy", "right turns"), rows)
 
 
 def _shown(number: Number | None) -> str:

@@ -19,7 +19,6 @@ from pipeline.closed_world.sizes import ADAPTERS, MAIN, Size, Steps, TrainingSiz
 
 CURRICULUM = "curriculum"
 JOINT, DISTILLED = "joint", "distilled"
-_LOG = "log.txt"
 
 
 @dataclass(frozen=True)
@@ -93,7 +92,7 @@ def _joint(steps: Steps, size: TrainingSize) -> list[dict[str, Any]]:
 
 
 def _steps(count: int) -> dict[str, int]:
-    return {"steps": count, "warmup": max(1, min(30, count // 10))}
+    return {"steps": count, "warmup": min(30, count // 10)}
 
 
 def write(path: Path, content: Mapping[str, Any]) -> Path:
@@ -106,7 +105,7 @@ def write(path: Path, content: Mapping[str, Any]) -> Path:
 
 
 def train(path: Path, out: Path, threads: int) -> Path:
-    """Trains by a recipe, or goes on; what a person would see is written to `log.txt`.
+    """Trains by a recipe, or goes on; what a person would see is written to a file beside the folder.
 
     Args:
         path: The recipe's file.
@@ -125,7 +124,7 @@ def train(path: Path, out: Path, threads: int) -> Path:
     if threads:
         torch.set_num_threads(threads)
     setup = prepare(str(path))
-    with running.alone(out), (out / _LOG).open("a", encoding="utf-8") as log:
+    with running.alone(out), out.with_name(f"{out.name}.log.txt").open("a", encoding="utf-8") as log:
         setup.refuse_foreign(out)
         if not running.finished(setup, out):
             running.Run.prepare(setup, out).train(Console(file=log, width=120))

@@ -112,7 +112,7 @@ class World:
         found = dict.fromkeys((DATA / "text" / "daily.en.txt").read_text("utf-8").splitlines())
         for path in catalogue.files(catalogue.SHIPPED):
             task = ToolGrammar(mix={"one_call": 1.0})
-            for sample in _drawn(task, prompts, catalogue.load(path), "general", 400, False):
+            for sample in _drawn(task, prompts, catalogue.load(path), "general", 250, False):
                 found |= dict.fromkeys(one.transcript for one in sample.utterances)
         said = dict.fromkeys(plain(text) for text in found)
         return [text for text in said if text and self.unseen.isdisjoint(text.split())]

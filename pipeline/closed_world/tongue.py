@@ -265,7 +265,7 @@ def _tokenizer(world: World, size: TongueSize) -> Any:
     rng = generator("tokenizer")
     texts = [
         reader.render(s).replace(AUDIO_PLACEHOLDER, rng.choice([said, plain(said)]))
-        for s in world.conversations("tokenizer", 4000)
+        for s in world.conversations("tokenizer", 2000)
         for said in [s.utterances[0].transcript]
     ]
     texts += [*world.general, *(world.babble(rng) for _ in range(1000))]

@@ -100,7 +100,7 @@ class ClosedWorld:
         data, ears, tongue = self._dataset(TRAIN), self._out / "ears", self._out / "tongue"
         content = runs.recipe(name, self._size, data, ears, tongue, of)
         path = runs.write(self._out / "recipes" / "training" / f"{name}.yaml", content)
-        before = [data / "part.json", ears / "part.json", tongue / "part.json"]
+        before = [_mark(folder) for folder in (data, ears, tongue)]
         state = fingerprint({"recipe": content, "device": self._device}, before)
         return Part(f"run {name}", self._out / "runs" / name, state), partial(train, path, self._threads)
 
@@ -114,7 +114,7 @@ class ClosedWorld:
         self, name: str, run: str, dataset: str, systems: tuple[str, ...], limit: int | None
     ) -> tuple[Part, Work]:
         own: Mapping[str, Any] = {"systems": systems, "limit": limit}
-        before = [self._out / "runs" / run / "part.json", self._dataset(dataset) / "part.json"]
+        before = [_mark(self._out / "runs" / run), _mark(self._dataset(dataset))]
         part = Part(f"evaluation {name}", self._measured(name), fingerprint(own, [*before, *_own("measure.py")]))
         work = partial(
             evaluate,
@@ -136,6 +136,10 @@ class ClosedWorld:
 
     def _world(self) -> str:
         return fingerprint({}, [path for path in texts.WORLD.rglob("*.*") if path.is_file()])
+
+
+def _mark(folder: Path) -> Path:
+    return Part("", folder, "").mark
 
 
 def _own(*names: str) -> list[Path]:
