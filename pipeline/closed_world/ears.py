@@ -22,7 +22,7 @@ from torch import Tensor
 from pipeline.audio import Samples
 from pipeline.closed_world import voices
 from pipeline.closed_world.learning import Learning, quick
-from pipeline.closed_world.texts import World, generator, plain
+from pipeline.closed_world.texts import WILD, World, generator, plain
 from pipeline.plugins import require
 from schemas.arrow import SAMPLING_RATE
 
@@ -40,10 +40,10 @@ class EarsSize:
     layers: int = 6
     channels: int = 32
     """Of the convolutions that bring 100 frames a second to 25."""
-    steps: int = 1500
-    frames: int = 8000
+    steps: int = 1400
+    frames: int = 3000
     """Of mel, 100 a second, in a batch."""
-    learning_rate: float = 2e-3
+    learning_rate: float = 3e-3
     masks: bool = False
 
 
@@ -117,12 +117,13 @@ def _spoken(texts: Sequence[str], seed: object, speakers: Sequence[str]) -> list
 
 
 def _batches(world: World, frames: int) -> Iterator[tuple[list[Samples], list[str]]]:
-    """Without end. Half of what is said are requests, the rest other sentences and words in no order."""
+    """Without end. Most of what is said are requests, the rest other sentences and words in no order."""
     number = 0
     while True:
         rng = generator("ears", number)
         texts = [
-            *(plain(text) for text in world.requests(f"ears/{number}", _CHUNK * 7 // 10)),
+            *(plain(text) for text in world.requests(f"ears/{number}", _CHUNK * 6 // 10)),
+            *(plain(text) for text in world.requests(f"ears/wild/{number}", _CHUNK // 10, WILD)),
             *(rng.choice(world.general) for _ in range(_CHUNK // 10)),
             *(world.babble(rng) for _ in range(_CHUNK // 5)),
         ]

@@ -18,11 +18,16 @@ _LEAST = 0.02  # of the rate, at the end
 _BETAS = (0.9, 0.98)
 
 
+def has_bf16(device: str) -> bool:
+    """Whether the machine multiplies such matrices quicker: GPUs do, and CPUs with AVX-512 BF16 or AMX."""
+    if torch.device(device).type != "cpu":
+        return True
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
 def quick(device: str) -> AbstractContextManager[None]:
-    """bf16 where the machine multiplies such matrices quicker: on GPUs, and CPUs with AVX-512 BF16 or AMX."""
-    kind = torch.device(device).type
-    able = kind != "cpu" or torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return torch.autocast(kind, torch.bfloat16, enabled=able)
+    """bf16 where that is quicker."""
+    return torch.autocast(torch.device(device).type, torch.bfloat16, enabled=has_bf16(device))
 
 
 class Learning:

@@ -41,38 +41,41 @@ SHORT = f"adapter-{MAIN}"
 """The one from which the others differ."""
 
 
-def recipe(name: str, size: Size, data: Path, ears: Path, tongue: Path, of: Compared | None = None) -> dict[str, Any]:
+def recipe(
+    size: Size, data: Path, ears: Path, tongue: Path, of: Compared | None = None, *, precision: str = "fp32"
+) -> dict[str, Any]:
     """A training recipe.
 
     Args:
-        name: Of the run.
         size: Of the closed world.
         data: The dataset.
         ears: The encoder.
         tongue: The LLM.
         of: In what it differs from the main run; that itself if omitted.
+        precision: `bf16` where the machine is quicker with that.
     """
-    own, training = of or Compared(name), size.training
+    own, training = of or Compared(CURRICULUM), size.training
     steps = training.short if of else training.steps
     stages = _joint(steps, training) if own.joint else _curriculum(steps, training)
     if own.distilled:
         stages = [stage | {"loss": {"cross_entropy": 0.0, "distillation": 1.0}} for stage in stages]
     every = training.validation if of is None else steps.total
     return {
-        "name": name,
+        "name": own.name,
         "description": "A run of the closed world.",
         "data": [{"path": data.absolute().as_posix()}],
         "model": {
             "encoders": [ears.absolute().as_posix()],
             "adapter": {"kind": own.adapter, **ADAPTERS[own.adapter]},
             "llm": tongue.absolute().as_posix(),
+            "attention": "eager",  # rows are short, and a CPU is slow at torch's own in bf16
         },
         "lora": {"rank": training.rank, "alpha": float(2 * training.rank)},
         "stages": stages,
         "batches": {"tokens": training.tokens, "seconds": 600.0, "workers": 0},
         "validation": {"share": 0.03, "every": every, "rows": 96, "decode": 32, "most_tokens": 48},
         "checkpoints": {"every": every, "best": 1},
-        "precision": training.precision,
+        "precision": precision,
     }
 
 

@@ -38,8 +38,8 @@ class Steps:
 class TrainingSize:
     """How long the model learns."""
 
-    steps: Steps = Steps(300, 200, 700)
-    short: Steps = Steps(100, 60, 160)
+    steps: Steps = Steps(250, 150, 600)
+    short: Steps = Steps(100, 50, 150)
     """Of the comparisons, which are many."""
     rank: int = 32
     adapter_rate: float = 2e-3
@@ -48,7 +48,6 @@ class TrainingSize:
     """Positions in a batch."""
     validation: int = 200
     """Steps between two."""
-    precision: str = "fp32"
 
 
 @dataclass(frozen=True)
@@ -70,9 +69,9 @@ TINY = Size("tiny")
 FULL = Size(
     "full",
     DataSize(queries=20_000, sentences=20_000, test_queries=400, test_sentences=200),
-    EarsSize(hidden=256, layers=8, channels=64, steps=4000, frames=24_000, learning_rate=2e-3),
+    EarsSize(hidden=256, layers=8, channels=64, steps=4000, frames=24_000, learning_rate=2e-3, masks=True),
     TongueSize(hidden=256, layers=6, heads=8, steps=5000, tokens=12_000, learning_rate=3e-3),
-    TrainingSize(Steps(500, 300, 1200), Steps(150, 100, 250), rank=64, tokens=16_000, precision="bf16"),
+    TrainingSize(Steps(500, 300, 1200), Steps(150, 100, 250), rank=64, tokens=16_000),
     compared=300,
     at_once=4,
 )

@@ -38,9 +38,13 @@ TEST = 0.1
 """Share of calls and of texts that only tests may have."""
 MIX = {"one_call": 0.7, "no_fitting_tool": 0.15, "not_needed": 0.15}
 MOST_TOOLS = 4
-SEEN, TEMPLATES, VALUES = "seen", "templates", "values"
-CATALOGUES = (SEEN, TEMPLATES, VALUES)
-"""The same tools: as in training; asked for in other ways; with other values."""
+SEEN, TEMPLATES, VALUES, WILD = "seen", "templates", "values", "wild"
+CATALOGUES = (SEEN, TEMPLATES, VALUES, WILD)
+"""The same tools: as in training; asked for in other ways; with other values; and with words that are no values at
+all, from which the bases learn that anything may stand there."""
+_CLOSED = frozenset({"state", "phone", "day"})
+"""Pools whose values are the same everywhere."""
+_WILD = 150  # values of a pool
 _SYLLABLES = (
     "ba be bi bo da de di do fa fe fi ga go ka ke ki ko la le li lo ma me mi mo na ne ni no pa pe pi po ra re ri ro "
     "sa se si so ta te ti to va ve vi wa we wi za zo sha she cha chi tha bra cri dro fla gre pla pri sta sto tra tri"
@@ -52,10 +56,9 @@ _MADE_UP = 0.3  # of the words in no order
 def write_catalogues(folder: Path) -> None:
     """The three catalogues, each in a folder of its own with the grammar beside it."""
     content = json.loads((WORLD / "assistant.json").read_text("utf-8"))
+    others = {VALUES: _unseen(), WILD: {pool: _wild(pool) for pool in content["pools"] if pool not in _CLOSED}}
     for name in CATALOGUES:
-        own = dict(content)
-        if name == VALUES:
-            own["pools"] = content["pools"] | _unseen()
+        own = content | {"pools": content["pools"] | others.get(name, {})}
         place = folder / name
         place.mkdir(parents=True, exist_ok=True)
         (place / "assistant.json").write_text(json.dumps(own, indent=1), "utf-8")
@@ -65,6 +68,14 @@ def write_catalogues(folder: Path) -> None:
 def _unseen() -> dict[str, list[str]]:
     content: dict[str, list[str]] = YAML(typ="safe").load((WORLD / "values.yaml").read_text("utf-8"))
     return content
+
+
+def _wild(pool: str) -> list[str]:
+    """Made-up words; those of people and towns are written large."""
+    rng, unseen = generator("wild", pool), {word for values in _unseen().values() for v in values for word in words(v)}
+    made = dict.fromkeys(" ".join(_made_up(rng) for _ in range(1 + (rng.random() < 0.2))) for _ in range(_WILD))
+    kept = [text for text in made if unseen.isdisjoint(text.split())]
+    return [text.title() for text in kept] if pool in ("person", "city") else kept
 
 
 class World:

@@ -12,6 +12,7 @@ import random
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pipeline.closed_world.learning import Learning, quick
-from pipeline.closed_world.texts import PROMPTS, World, generator, plain
+from pipeline.closed_world.texts import PROMPTS, WILD, World, generator, plain
 from pipeline.model import tiny
 from pipeline.plugins import require
 from pipeline.prompting import Prompts
@@ -69,14 +70,14 @@ _NOISE, _SPELLED = 0.08, 0.5
 class TongueSize:
     """How large the LLM is, and how long it learns."""
 
-    hidden: int = 192
+    hidden: int = 160
     layers: int = 4
-    heads: int = 6
+    heads: int = 5
     vocabulary: int = 1024
-    steps: int = 2000
-    tokens: int = 3000
+    steps: int = 2200
+    tokens: int = 2000
     """Of a batch, padding included."""
-    learning_rate: float = 2e-3
+    learning_rate: float = 5e-3
 
 
 Told = Callable[[str], None]
@@ -118,7 +119,12 @@ class Reader:
         yield from (self.noise(rng) for _ in range(few))
         spelled = _SPELLED * min(1.0, max(0.0, (done - _COPYING) / _COPYING))
         some = (count - few) // 2
-        for sample in self._world.conversations(f"tongue/{name}", some):
+        wild = some // 3
+        conversations = chain(
+            self._world.conversations(f"tongue/{name}", some - wild),
+            self._world.conversations(f"tongue/wild/{name}", wild, WILD),
+        )
+        for sample in conversations:
             yield self.row(self.shortened(sample, rng), sample.utterances[0].transcript, rng, spelled)
         for sample in self._world.conversations(f"tongue/copy/{name}", count - few - some):
             kind = rng.random()

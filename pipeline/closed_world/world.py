@@ -16,6 +16,7 @@ from typing import Any
 from pipeline.closed_world import datasets, measure, report, runs, texts
 from pipeline.closed_world.beside import Work, make_all
 from pipeline.closed_world.datasets import CONDITIONS, TRAIN
+from pipeline.closed_world.learning import has_bf16
 from pipeline.closed_world.parts import Part, Told, fingerprint
 from pipeline.closed_world.runs import COMPARED, CURRICULUM
 from pipeline.closed_world.sizes import Size
@@ -43,6 +44,7 @@ class ClosedWorld:
     def __init__(self, size: Size, out: Path, build: Build, tell: Told, device: str = "cpu") -> None:
         self._size, self._out, self._build, self._tell, self._device = size, out, build, tell, device
         self._threads = max(1, (os.cpu_count() or 1) // size.at_once) if device == "cpu" else 0
+        self._precision = "bf16" if has_bf16(device) else "fp32"
         self._catalogues = out / "recipes" / "catalogues"
         self._took: dict[str, float] = {}
 
@@ -98,7 +100,7 @@ class ClosedWorld:
 
     def _training(self, name: str, of: runs.Compared | None) -> tuple[Part, Work]:
         data, ears, tongue = self._dataset(TRAIN), self._out / "ears", self._out / "tongue"
-        content = runs.recipe(name, self._size, data, ears, tongue, of)
+        content = runs.recipe(self._size, data, ears, tongue, of, precision=self._precision)
         path = runs.write(self._out / "recipes" / "training" / f"{name}.yaml", content)
         before = [_mark(folder) for folder in (data, ears, tongue)]
         state = fingerprint({"recipe": content, "device": self._device}, before)

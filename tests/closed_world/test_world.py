@@ -73,7 +73,7 @@ def test_from_nothing_to_the_report_and_nothing_is_made_twice(tmp_path: Path, mo
 def test_recipes_of_all_runs_are_such(size: Size) -> None:
     made = {}
     for of in (None, *runs.COMPARED):
-        content = runs.recipe("x", size, Path("data"), Path("ears"), Path("tongue"), of)
+        content = runs.recipe(size, Path("data"), Path("ears"), Path("tongue"), of)
         made[of.name if of else ""] = TrainingRecipe.model_validate(content)
     assert [stage.name for stage in made[""].stages] == ["adapter", "lora", "tasks"]
     totals = {name: sum(stage.steps or 0 for stage in one.stages) for name, one in made.items() if name}
