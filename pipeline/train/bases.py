@@ -25,6 +25,11 @@ _VOCABULARY = 1024
 _TEXTS = 20_000  # rows that the tokenizer is trained on, at most
 
 
+def identity(name: str) -> str:
+    """What tells a built-in base from one of the same name that an older version of this program made."""
+    return f"{name} {_WIDTH}x{_VOCABULARY}"
+
+
 def place(recipe: TrainingRecipe, out: Path) -> TrainingRecipe:
     """The recipe with folders in place of built-in names; what is lacking there is made.
 

@@ -173,7 +173,9 @@ class Setup:
         """All that the trained weights follow from, as plain values."""
         spec = self.recipe.model
         identity = {
-            name: content_of(name) or f"{name}@{spec.revision.get(name, '')}"
+            name: bases.identity(name)
+            if name.startswith(bases.BUILTIN)
+            else content_of(name) or f"{name}@{spec.revision.get(name, '')}"
             for name in (*spec.encoders, spec.llm, spec.ready)
             if name
         }

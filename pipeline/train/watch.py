@@ -83,7 +83,8 @@ class Record:
         self._loss, self._best, self._said = None, "", time.monotonic()
         weights = ", ".join(f"{part} {count:,}" for part, count in event.trains.items())
         begun = f"goes on after step {event.step}" if event.step else "begins"
-        self._console.print(f"[bold]{event.stage}[/bold] {begun}, of {event.steps} steps; trains {weights} weights")
+        told = f"[bold]{event.stage}[/bold] {begun}, of {event.steps} steps; trains {weights} weights"
+        self._console.print(told, soft_wrap=True)
 
     def step(self, event: Stepped) -> None:
         """Writes a step down, and moves the bar."""
@@ -101,7 +102,7 @@ class Record:
         self._bar.update(self._task, completed=event.overall, figures=figures)
         if not self._console.is_terminal and time.monotonic() - self._said > _EVERY:
             self._said = time.monotonic()
-            self._console.print(f"{event.stage} {event.step}: {figures}")
+            self._console.print(f"{event.stage} {event.step}: {figures}", soft_wrap=True)
 
     def sample(self, event: Decoded) -> None:
         """Writes a decoded row down."""
@@ -126,11 +127,11 @@ class Record:
         figures = ", ".join(f"{name} {value:.3f}" for name, value in named.items())
         best = ", the best so far" if event.better else ""
         self._best = f"  {event.figure} {event.value:.3f}"
-        self._console.print(f"{event.stage} {event.step}: validation: {figures}{best}", highlight=False)
+        self._console.print(f"{event.stage} {event.step}: validation: {figures}{best}", highlight=False, soft_wrap=True)
 
     def note(self, text: str) -> None:
         """Says and writes down a sentence."""
-        self._console.print(Text(text, "yellow"))
+        self._console.print(Text(text, "yellow"), soft_wrap=True)
         if self._metrics is None:
             self._early.append(text)  # before the first stage: nothing is open yet
         else:
