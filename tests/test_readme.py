@@ -27,6 +27,14 @@ INSTEAD = {
     "make test": "make --dry-run test",
     "make vllm": "make --dry-run vllm",
     "earwitness corpora PATH": "earwitness corpora corpora",
+    # A Hub, a trained model and half an hour are not there. Tests of their own run these commands.
+    "HF_TOKEN=... earwitness publish out/mine OWNER/NAME": "earwitness publish --help",
+    "earwitness overfit out/quickstart": "earwitness overfit --help",
+    "earwitness export out/mine/model served": "earwitness export --help",
+    "earwitness evaluate out/tiny/model out/quickstart --limit 40": (
+        "earwitness evaluate out/tiny/model out/quickstart --limit 3 --most-tokens 8 --timed 0"
+    ),
+    "earwitness closed-world": "earwitness closed-world --help",
 }
 
 
@@ -41,6 +49,8 @@ def clone(tmp_path_factory: pytest.TempPathFactory, corpus: Path) -> Path:
     copy = tmp_path_factory.mktemp("clone") / "earwitness"
     shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(".venv*", "out", ".git", ".*_cache", "__pycache__"))
     (copy / ".venv").symlink_to(ROOT / ".venv")
+    tiny = copy / "data" / "training" / "tiny.yaml"  # the whole of it takes minutes
+    tiny.write_text(re.sub(r"steps: \d+", "steps: 2", tiny.read_text()))
     chapter = copy / "corpora" / "LibriSpeech" / "dev-clean" / "84" / "121"
     chapter.mkdir(parents=True)
     with open(chapter / "84-121.trans.txt", "w") as listing:
