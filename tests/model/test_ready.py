@@ -207,6 +207,28 @@ def test_text_alone_is_the_llm_s_own(folder: Path) -> None:
         assert torch.equal(states(model, batch), before)
 
 
+def test_text_alone_goes_once_through_the_llm_and_gives_what_listens_a_gradient_of_zero(folder: Path) -> None:
+    """Processes that share the LLM's layers gather them the same number of times, whether their rows have sound or not."""
+    model = load(str(folder))
+    batch = batch_of(model, plain(), plain())
+    expected = states(model, batch)
+    model.model.requires_grad_(False)
+    trained = {name: p.requires_grad_() for part in ("adapter", "encoder") for name, p in model.named(part)}
+    times: list[int] = []
+    model.blocks()[0].register_forward_hook(lambda *_: times.append(1))
+    model.states(batch_of(model, talk(1.0), plain())).square().mean().backward()
+    reached = {name for name, p in trained.items() if p.grad is not None}
+    model.model.zero_grad()
+    found = model.states(batch)
+    assert len(times) == 2
+    torch.testing.assert_close(found, expected)
+    found.square().mean().backward()
+    for name in reached:
+        grad = trained[name].grad
+        assert grad is not None, name
+        assert not grad.any(), name
+
+
 def disturb(model: SpeechLM) -> None:
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():

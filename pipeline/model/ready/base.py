@@ -164,8 +164,9 @@ class Ready(SpeechLM):
         self._settle()
         found = self._run(batch)
         if not batch.sounds and self._listening_is_trained():
-            # Processes that train together must each have a gradient of every weight.
-            found = found + 0.0 * self._run(self.collate([self._silence()]).to(batch.ids.device)).sum()
+            # Processes that train together must each have a gradient of every weight, and go through the LLM's layers as
+            # often as the others: these are gathered one by one where they lie in shards.
+            found = found + 0.0 * self._unheard().to(found.dtype)
         return found
 
     def _run(self, batch: Batch) -> Tensor:
@@ -181,9 +182,16 @@ class Ready(SpeechLM):
 
     def prompt(self, batch: Batch) -> dict[str, Tensor]:
         """What the class reads and hears of a batch, by its own names."""
+        return {"input_ids": batch.ids, **self._cast(batch.sounds)}
+
+    def heard(self, sounds: dict[str, Tensor]) -> Tensor:
+        """What encoder and adapter say of features."""
+        found: Tensor = self.model.model.get_audio_features(**sounds, return_dict=True).pooler_output
+        return found
+
+    def _cast(self, sounds: dict[str, Tensor]) -> dict[str, Tensor]:
         kind = next(self._part(self.encoder).parameters()).dtype
-        heard = {name: value.to(kind) if value.is_floating_point() else value for name, value in batch.sounds.items()}
-        return {"input_ids": batch.ids, **heard}
+        return {name: value.to(kind) if value.is_floating_point() else value for name, value in sounds.items()}
 
     def head(self) -> Callable[[Tensor], Tensor]:
         return head(self.model)
@@ -284,10 +292,10 @@ class Ready(SpeechLM):
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
                 module.eval()
 
-    def _silence(self) -> Encoded:
-        ids = np.array([self.chat.audio_id] * self.places(_SHORTEST) + [min(self.chat.stops)], np.int64)
-        nothing = np.zeros(len(ids), np.bool_)
-        return Encoded("silence", ids, nothing, nothing, (np.zeros(_SHORTEST, np.float32),))
+    def _unheard(self) -> Tensor:
+        """The sum of what encoder and adapter say of the shortest silence."""
+        silence = self.features([np.zeros(_SHORTEST, np.float32)])
+        return self.heard(self._cast({name: value.to(self.model.device) for name, value in silence.items()})).sum()
 
     def _listening_is_trained(self) -> bool:
         parts = (self._part(self.encoder), self._part(self.adapter))

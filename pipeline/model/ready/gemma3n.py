@@ -57,3 +57,7 @@ class Gemma3n(Ready):
         wide = min(max(map(len, pieces)) + _MARGIN, _WINDOW)
         made = self.extractor([*pieces, np.zeros(wide, np.float32)], return_tensors="np")
         return {name: torch.from_numpy(made[name][:-1]) for name in ("input_features", "input_features_mask")}
+
+    def heard(self, sounds: dict[str, Tensor]) -> Tensor:
+        """The encoder's own mask is of what it shall not hear."""
+        return super().heard(sounds | {"input_features_mask": ~sounds["input_features_mask"].bool()})

@@ -83,6 +83,9 @@ class GraniteSpeech(Ready):
             "lengths": torch.tensor([len(one) for one in made]),
         }
 
+    def heard(self, sounds: dict[str, Tensor]) -> Tensor:
+        return super().heard({"input_features": sounds["input_features"]})
+
     def prompt(self, batch: Batch) -> dict[str, Tensor]:
         if not batch.sounds:
             return super().prompt(batch)

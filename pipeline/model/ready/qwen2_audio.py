@@ -53,3 +53,9 @@ class Qwen2Audio(Ready):
     def features(self, sounds: Sequence[Samples]) -> dict[str, Tensor]:
         features, mask = whisper(self.extractor, sounds)
         return {"input_features": features, "feature_attention_mask": mask}
+
+    def heard(self, sounds: dict[str, Tensor]) -> Tensor:
+        """Padding included: its class masks that on the way to the LLM."""
+        frames = self._part(self.encoder)(sounds["input_features"]).last_hidden_state
+        found: Tensor = self._part(self.adapter)(frames)
+        return found
