@@ -19,10 +19,10 @@ from pipeline.evaluate.errors import EvaluationError
 from pipeline.evaluate.grammars import Constraints
 from pipeline.evaluate.systems import System, View
 from pipeline.evaluate.tool_format import response_ids
-from pipeline.evaluate.turns import Turn
 from pipeline.model.base import Batch, Encoded, ModelError, RowError, SpeechLM
 from pipeline.prompting import Prompts
 from pipeline.text import base
+from pipeline.tools.turns import Turn
 from schemas.conversation import AUDIO_PLACEHOLDER, Message
 from schemas.sample import Sample
 

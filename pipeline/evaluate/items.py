@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipeline.evaluate.turns import Turn
+from pipeline.tools.turns import Turn
 
 
 @dataclass(frozen=True, slots=True)

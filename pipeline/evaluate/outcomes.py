@@ -17,9 +17,9 @@ from collections.abc import Iterable
 
 from rapidfuzz import fuzz, process
 
-from pipeline.evaluate.turns import Turn
 from pipeline.text import base, normalise
 from pipeline.tools.calls import calls_of
+from pipeline.tools.turns import Turn
 
 OUTCOMES = ("tool_call", "direct", "request_for_info", "cannot_answer")
 _NEAR = 85.0  # of rapidfuzz's 0 to 100

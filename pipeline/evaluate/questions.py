@@ -16,8 +16,8 @@ from pipeline.evaluate import labels, multiple_choice
 from pipeline.evaluate.asking import DECODINGS, PLAIN
 from pipeline.evaluate.errors import EvaluationError
 from pipeline.evaluate.systems import DEFAULT
-from pipeline.evaluate.turns import Turn, turns
 from pipeline.plugins import nearest
+from pipeline.tools.turns import Turn, turns
 from pipeline.train.rows import Rows
 from schemas.sample import Sample
 

@@ -18,8 +18,8 @@ from pipeline.evaluate.questions import Questions, Settings
 from pipeline.evaluate.results import Latency, Result, Run
 from pipeline.evaluate.scoring import Known
 from pipeline.evaluate.systems import Cascade, Oracle, Pool, System, make
-from pipeline.evaluate.turns import Turn
 from pipeline.model.base import SpeechLM
+from pipeline.tools.turns import Turn
 
 log = logging.getLogger("earwitness")
 

@@ -12,8 +12,8 @@ from pipeline.evaluate import labels, multiple_choice, spoken_qa, tool_calls, tr
 from pipeline.evaluate.figures import Figure, mean
 from pipeline.evaluate.items import Item
 from pipeline.evaluate.outcomes import Judge
-from pipeline.evaluate.turns import Turn
 from pipeline.text import normalise
+from pipeline.tools.turns import Turn
 from schemas.sample import Sample
 
 TOOLS = "tools"

@@ -11,7 +11,7 @@ from pipeline.evaluate.items import Item
 from pipeline.evaluate.predictions import Prediction
 from pipeline.evaluate.results import Gap, Latency, Run
 from pipeline.evaluate.systems import System
-from pipeline.evaluate.turns import Turn
+from pipeline.tools.turns import Turn
 
 Answers = Mapping[str, Prediction]
 """By turn."""

@@ -13,9 +13,9 @@ from pipeline.evaluate.figures import Figure, of_sums, share
 from pipeline.evaluate.items import Item
 from pipeline.evaluate.labels import macro_f1
 from pipeline.evaluate.outcomes import OUTCOMES, Judge, agreement
-from pipeline.evaluate.turns import Turn, schemas
 from pipeline.tools import matching, validation
 from pipeline.tools.matching import Accepted, Call
+from pipeline.tools.turns import Turn, schemas
 from schemas.conversation import ToolCall
 
 AST = (

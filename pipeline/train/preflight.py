@@ -14,6 +14,7 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
+from pipeline.tools.turns import decisive
 from pipeline.train import batches, curriculum
 from pipeline.train.batches import Plan
 from pipeline.train.engine import Engine, TrainingError, memory_named
@@ -228,7 +229,7 @@ def _validate(run: Run, spec: StageSpec) -> tuple[float, float]:
     together = max(1, min(asked.decode, len(there), engine.recipe.batches.tokens // longest))
     rows = there[np.argsort(-positions, kind="stable")][:together].tolist()
     speech_lm = engine.speech_lm
-    batch = speech_lm.collate([speech_lm.encode(run.rows[row], answer=False) for row in rows], left=True)
+    batch = speech_lm.collate([speech_lm.encode(decisive(run.rows[row]), answer=False) for row in rows], left=True)
     begun = time.perf_counter()
     cure = "lower `batches.tokens` or `validation.most_tokens`"
     with memory_named(f"decoding {together} rows", cure), engine.autocast:

@@ -2,7 +2,8 @@
 
 The figure by which checkpoints are chosen comes from what it says. Its protocol: greedy decoding; WER and CER are all
 edits over all words and characters of the transcription rows, both sides normalised by `pipeline.wer`; `correct` is
-the mean of what the tasks score of all other rows; `exact` the share of responses that are right to the letter.
+the mean of what the tasks score of all other rows; `exact` the share of responses that are right to the letter. Of
+tool dialogues the first response is asked for, which calls or does not: the last one only tells how a call went.
 """
 
 from __future__ import annotations
@@ -20,12 +21,13 @@ from torch import distributed as dist
 from pipeline import wer
 from pipeline.model.base import Encoded, RowError
 from pipeline.seeds import derive
+from pipeline.tools.turns import decisive
 from pipeline.train import curriculum, module
 from pipeline.train.batches import plan
 from pipeline.train.bucketing import mixed
 from pipeline.train.checkpoints import Figure, Mark
 from pipeline.train.course import filled
-from pipeline.train.engine import SUMS, Engine, means, memory_named
+from pipeline.train.engine import SUMS, Engine, TrainingError, means, memory_named
 from pipeline.train.held_out import HeldOut
 from pipeline.train.index import Index
 from pipeline.train.loader import Loader, Pass
@@ -111,6 +113,9 @@ class Validation:
 
         Args:
             step: Of the stage, for the mark.
+
+        Raises:
+            TrainingError: The loss is not finite, or memory is used up.
         """
         began = time.perf_counter()
         losses = self._losses()
@@ -149,6 +154,11 @@ class Validation:
         if state.num_processes > 1:
             dist.all_reduce(sums)
         found = means(sums.tolist())
+        if not all(map(math.isfinite, found.values())):  # which no checkpoint is better or worse than
+            raise TrainingError(
+                f"the stage {self._stage.name!r}: the loss of the validation is not a finite number, though that of "
+                "training is. The last checkpoint is whole: lower the stage's `learning_rate`, or set `precision: fp32`"
+            )
         return found if taught else {name: value for name, value in found.items() if name != "distillation"}
 
     def _answers(self) -> list[Answer]:
@@ -165,7 +175,7 @@ class Validation:
     def _decode(self, rows: Sequence[int]) -> Iterator[tuple[int, str]]:
         engine = self._engine
         speech_lm, most = engine.speech_lm, self._spec.most_tokens
-        asked = {row: speech_lm.encode(self._rows[row], answer=False) for row in rows}
+        asked = {row: speech_lm.encode(decisive(self._rows[row]), answer=False) for row in rows}
         for some in self._together(asked):
             batch = speech_lm.collate([asked[row] for row in some], left=True).to(engine.state.device)
             with memory_named(f"decoding {len(some)} rows", "lower `batches.tokens`"), engine.autocast:
@@ -189,7 +199,7 @@ class Validation:
             yield some
 
     def _answer(self, row: int, said: str) -> Answer:
-        sample, speech_lm = self._rows[row], self._engine.speech_lm
+        sample, speech_lm = decisive(self._rows[row]), self._engine.speech_lm
         whole = speech_lm.encode(sample, sounds=False)
         begun = len(speech_lm.encode(sample, answer=False, sounds=False).ids)
         reference = speech_lm.text(whole.ids[begun:][whole.targets[begun:]].tolist())

@@ -6,9 +6,9 @@ import json
 from typing import Any
 
 from pipeline.evaluate.items import Item
-from pipeline.evaluate.turns import Turn
 from pipeline.tools import matching
 from pipeline.tools.matching import Accepted
+from pipeline.tools.turns import Turn
 from schemas.conversation import AUDIO_PLACEHOLDER, Message, ToolCall, ToolSpec
 from schemas.sample import Sample
 from tests.examples import utterance

@@ -19,8 +19,8 @@ from pipeline.evaluate import labels, multiple_choice, outcomes, scoring, spoken
 from pipeline.evaluate.errors import EvaluationError
 from pipeline.evaluate.figures import Figure
 from pipeline.evaluate.intervals import bootstrap, ratio, wilson
-from pipeline.evaluate.turns import decisive, turns
 from pipeline.tasks.base import Task
+from pipeline.tools.turns import decisive, turns
 from schemas.conversation import Message
 from tests.evaluate.rows import answers, call, item, request, row
 from tests.examples import utterance

@@ -29,10 +29,10 @@ from pipeline.evaluate.predictions import Prediction, Predictions
 from pipeline.evaluate.questions import Questions, Settings
 from pipeline.evaluate.results import Result
 from pipeline.evaluate.systems import Cascade, Oracle, Pool, Shuffled, Silent, TextOnly
-from pipeline.evaluate.turns import Turn, turns
 from pipeline.model.base import SpeechLM
 from pipeline.recipes import RecipeError
 from pipeline.text import normalise
+from pipeline.tools.turns import Turn, turns
 from schemas.conversation import AUDIO_PLACEHOLDER, Message
 from schemas.sample import Sample
 from tests.conftest import ROOT

@@ -164,8 +164,8 @@ class Ready(SpeechLM):
         self._settle()
         found = self._run(batch)
         if not batch.sounds and self._listening_is_trained():
-            # Processes that train together must each have a gradient of every weight, and go through the LLM's layers as
-            # often as the others: these are gathered one by one where they lie in shards.
+            # Processes that train together must each have a gradient of every weight, and go through the LLM's layers
+            # as often as the others: these are gathered one by one where they lie in shards.
             found = found + 0.0 * self._unheard().to(found.dtype)
         return found
 

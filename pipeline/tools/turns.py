@@ -47,7 +47,7 @@ class Turn:
     @property
     def concerns_tools(self) -> bool:
         """Whether it is scored as tool calls are."""
-        return self.sample.task in TOOL_TASKS or bool(self.sample.outcome)
+        return concerns_tools(self.sample)
 
     @cached_property
     def wanted(self) -> tuple[Accepted, ...]:
@@ -66,6 +66,11 @@ class Turn:
         """Whether what was said last before it is speech, not the result of a tool."""
         before = next((m for m in reversed(self.sample.messages[:-1]) if m.role != "system"), None)
         return before is not None and before.role == "user" and AUDIO_PLACEHOLDER in before.content
+
+
+def concerns_tools(sample: Sample) -> bool:
+    """Whether its responses are scored as tool calls are."""
+    return sample.task in TOOL_TASKS or bool(sample.outcome)
 
 
 def turns(sample: Sample) -> list[Turn]:
