@@ -16,6 +16,7 @@ import numpy as np
 
 from pipeline import seeds
 from pipeline.evaluate.asking import PLAIN, Asker
+from pipeline.evaluate.predictions import key_of
 from pipeline.evaluate.questions import Questions
 from pipeline.evaluate.results import Latency
 from pipeline.evaluate.systems import System
@@ -39,11 +40,12 @@ def measured(
     path = folder / NAME
     known: dict[str, Any] = json.loads(path.read_bytes()) if path.exists() else {}
     chosen = sorted(questions.turns, key=lambda turn: seeds.share("latency", turn.id))[: count + 1]
+    asked = key_of(turns=[turn.id for turn in chosen])  # times of other questions do not compare
     found: dict[str, Latency] = {}
     for system in systems:
         if system.name in _CONTROLS:
             continue
-        name = f"{key(system, PLAIN)} {questions.settings.device} {count}"
+        name = f"{key(system, PLAIN)} {questions.settings.device} {asked}"
         if name not in known:
             timings = [asker.time(system, questions.with_sound(turn)) for turn in chosen]
             seconds = [t.seconds for t in timings[1:] if t is not None]  # the first warms up

@@ -22,6 +22,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
+import transformers
 import xxhash
 from torch import Tensor
 
@@ -34,6 +35,7 @@ from pipeline.train.rows import Rows
 from schemas.arrow import SAMPLING_RATE
 from schemas.sample import Sample
 
+_VERSION = 1  # raised when the project's encoders say something else of the same sound
 _CHUNK = 3600.0  # seconds of sound
 _PASS = 300.0  # seconds of sound that are encoded at once, padding included
 _HALF = (torch.float16, torch.bfloat16)
@@ -248,7 +250,9 @@ def _identity(speech_lm: SpeechLM) -> tuple[Form, str]:
     form = Form.of(listened(speech_lm, [np.zeros(SAMPLING_RATE, np.float32)]))
     config = speech_lm.model.config.to_dict()
     settings = {name: value for name, value in config.items() if "encoder" in name or "extractor" in name}
-    state = xxhash.xxh3_128(json.dumps([settings, str(form)], sort_keys=True, default=str).encode())
+    device = next(speech_lm.model.parameters()).device.type
+    made_by = [_VERSION, transformers.__version__, torch.is_autocast_enabled(device)]
+    state = xxhash.xxh3_128(json.dumps([made_by, settings, str(form)], sort_keys=True, default=str).encode())
     names = [name.replace(".", "/") for name, _ in speech_lm.named("encoder")]
     prefix = os.path.commonpath(names).replace("/", ".")
     for name, tensor in sorted(speech_lm.model.state_dict().items()):

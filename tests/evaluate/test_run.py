@@ -210,6 +210,13 @@ def test_other_settings_are_other_answers(model: Path, dataset: Path, lm: Speech
     assert len(lines(tmp_path)) == 4
 
 
+def test_other_questions_are_timed_anew(model: Path, dataset: Path, lm: SpeechLM, tmp_path: Path) -> None:
+    for task in ("transcription", "keyword_spotting"):
+        few = Settings(systems=("oracle",), limit=2, most_tokens=3, timed=1, tasks=(task,))
+        run.evaluate(model, dataset, tmp_path, few, loaded=lm)
+    assert len(json.loads((tmp_path / "latency.json").read_text())) == 2
+
+
 def test_a_row_that_cannot_be_asked_is_named_and_left_out_for_all(
     model: Path, dataset: Path, lm: SpeechLM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -101,11 +101,14 @@ def test_sounds_are_kept_once(dataset: Path, bases: Path, speech_lm: SpeechLM, t
     once = Rows([dataset])
     keep(once, Sounds.of(once), model(bases, seed=5, factor=4), cache=tmp_path)  # another adapter, other rows
     assert files(tmp_path) == written
+    with torch.autocast("cpu", torch.bfloat16):  # frames of another precision
+        keep(rows, sounds, speech_lm, cache=tmp_path)
+    assert len(files(tmp_path)) == 2 * len(written)
     other = model(bases)
     with torch.no_grad():
         next(other.model.encoders.parameters()).add_(1e-3)
     keep(rows, sounds, other, cache=tmp_path)
-    assert len(files(tmp_path)) == 2 * len(written)
+    assert len(files(tmp_path)) == 3 * len(written)
 
 
 def test_processes_share_it_and_a_killed_run_goes_on(
