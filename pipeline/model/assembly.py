@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -131,6 +132,10 @@ def _joined(spec: ModelSpec, ears: list[encoders.Encoder], language_model: Any, 
 
 def _config(name: str, spec: ModelSpec | None = None) -> Any:
     revision = spec.revision.get(name) if spec else None
+    place = Path(name)
+    meant = name.startswith((".", "/", "~")) or name.count("/") > 1 or (place.parent.name and place.parent.is_dir())
+    if meant and not place.exists():  # else the Hub is asked for it, half a minute long where there is none
+        raise ModelError(f"there is no folder {name!r}: a model lies in `model` of its run's folder")
     with _reported(f"the model {name!r}"):
         return AutoConfig.from_pretrained(name, **({"revision": revision} if revision else {}))
 

@@ -15,7 +15,7 @@ import torch
 from msgspec.structs import replace
 from transformers import AutoModelForCausalLM
 
-from pipeline.model import compose, tiny
+from pipeline.model import compose, load, tiny
 from pipeline.model.base import Encoded, ModelError, RowError
 from pipeline.model.resample import resample
 from pipeline.model.speech_lm import Composed
@@ -266,3 +266,9 @@ def test_an_llm_that_cannot_pack_says_so(tiny_whisper: Path, tmp_path: Path) -> 
     base = tiny.llm(tmp_path / "gemma2", ["some words"], vocabulary=300, kind="gemma2")
     with pytest.raises(ModelError, match="`attention: eager`"):
         compose(ModelSpec(encoders=[str(tiny_whisper)], llm=str(base)))
+
+
+def test_a_folder_that_is_not_there_is_not_asked_of_the_hub(tmp_path: Path) -> None:
+    for name in (str(tmp_path / "model"), "./model", "a/b/c"):
+        with pytest.raises(ModelError, match="there is no folder"):
+            load(name)

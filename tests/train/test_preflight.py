@@ -143,3 +143,8 @@ def test_figures_for_people() -> None:
     assert [forecast.duration(s) for s in (50, 200, 9000, 300000)] == ["50 s", "3.3 min", "2.5 h", "3.5 days"]
     assert [forecast.count(n) for n in (5, 38_912, 1_234_567, 8_190_000_000)] == ["5", "38.9k", "1.23M", "8.19B"]
     assert [preflight._round(v) for v in (8191.0, 16.7, 5.2, 0.3)] == [8100, 16, 5, 1]
+
+
+def test_fewer_batches_than_a_step_takes(made: Made) -> None:
+    run = made(batches={"tokens": 100_000, "seconds": 1e6, "per_step": 4, "workers": 0})
+    assert len(preflight.check(run).stages) == 2
