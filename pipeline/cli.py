@@ -214,11 +214,12 @@ def _told(shown: trial.Shown) -> str:
 
 
 def recipes() -> None:
-    """List the shipped recipes."""
-    for name, path in recipe_files.shipped().items():
-        _, recipe = recipe_files.load(path)
-        console.print(f"[bold]{name}[/bold]: {recipe.description}")
-        console.print(Text(f"  {path}", "dim"), soft_wrap=True)  # in one line, so that it can be copied
+    """List the shipped recipes: those of datasets for `build`, and those for `train`."""
+    for use, folder in (("build", recipe_files.SHIPPED), ("train", recipe_files.SHIPPED.with_name("training"))):
+        for name, path in recipe_files.shipped(folder).items():
+            about = " ".join(str(recipe_files.Document(path).values.get("description", "")).split())
+            console.print(Text.assemble((f"{use} {name}", "bold"), f": {about}"))
+            console.print(Text(f"  {path}", "dim"), soft_wrap=True)  # in one line, so that it can be copied
 
 
 def publish(

@@ -59,14 +59,18 @@ class Predictions:
     def __init__(self, folder: Path) -> None:
         self.path = folder / NAME
         self._known: dict[tuple[str, str], Prediction] = {}
+        self._recall()
+
+    def _recall(self, mend: bool = False) -> None:
         if self.path.exists():
-            for prediction in self._read():
+            for prediction in self._read(mend):
                 self._known[prediction.key, prediction.turn] = prediction
 
-    def _read(self) -> Iterator[Prediction]:
+    def _read(self, mend: bool) -> Iterator[Prediction]:
+        """The lines; with `mend` one at the end that is not whole is removed."""
         content = self.path.read_bytes()
         *lines, rest = content.split(b"\n")
-        if rest:  # a run was killed within this line
+        if rest and mend:  # a run was killed within this line
             log.info("%s: the last line is not whole, and is asked again", self.path)
             with open(self.path, "r+b") as file:
                 file.truncate(len(content) - len(rest))
@@ -93,6 +97,7 @@ class Predictions:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 raise Locked(f"another run evaluates into {self.path.parent}: wait, or give another --out") from error
+            self._recall(mend=True)  # only who holds the file may, and another may have added to it
             yield
         finally:
             os.close(handle)

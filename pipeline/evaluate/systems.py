@@ -2,7 +2,7 @@
 
 A system is a view of the sample (what is heard or read in it) and a state of the model (with LoRA or without). The LLM
 is always the one within the model that is evaluated: cascade and oracle read with LoRA off, so they are the LLM as it
-was before training.
+was before training, unless a stage trained the LLM itself (`trains: [llm]`).
 """
 
 from __future__ import annotations
