@@ -211,7 +211,7 @@ def _epoch(name: str, folder: Path) -> dict[str, float]:
     """Speed, padding, and the wait for the first batch."""
     steps = CANDIDATES[name](folder, 0)
     begin = float(next(steps).samples[0])
-    first, real, whole, seen = 0.0, 0, 0, []
+    first, real, whole, seen, cpu = 0.0, 0, 0, [], _cpu()
     for got in steps:
         first = first or time.perf_counter() - begin
         seen += got.ids
@@ -219,14 +219,21 @@ def _epoch(name: str, folder: Path) -> dict[str, float]:
         whole += len(got.samples) * max(got.samples)
     taken = time.perf_counter() - begin
     hours = real / 16_000 / 3600
-    clips = len(set(seen))
+    clips, cpu = len(set(seen)), (_cpu() - cpu) / hours
     return {
+        "cpu": cpu,
         "hours/s": hours / taken,
         "first": first,
         "padding": 100 * (1 - real / whole),
         "seen": len(seen),
         "clips": clips,
     }
+
+
+def _cpu() -> float:
+    """Seconds of processor time, of this process and those that it has ended."""
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
 
 
 def _resume(name: str, folder: Path) -> dict[str, float]:
@@ -311,7 +318,7 @@ def _prepare_peers(folder: Path) -> None:
 
 
 def main(out: Path, runs: int = 5) -> None:
-    """Epochs in turn, then stops."""
+    """Epochs and stops, in turn."""
     folder = out / "loader"
     _prepare(folder)
     found: dict[str, dict[str, list[float]]] = {name: defaultdict(list) for name in CANDIDATES}
@@ -326,7 +333,7 @@ def main(out: Path, runs: int = 5) -> None:
         ratio = [a / b for a, b in zip(values["hours/s"], found[OURS]["hours/s"], strict=True)]
         counts = (f"{max(values[key]):.0f}" for key in ("lost", "repeated"))
         exact = "yes" if all(values["same"]) else "no"
-        speed = (spread(values["hours/s"], 2), spread(ratio, 2), spread(values["padding"], 2))
+        speed = (spread(values["hours/s"], 2), spread(ratio, 2), spread(values["cpu"], 2), spread(values["padding"], 2))
         table.append((name, *speed, spread(values["first"], 3), spread(values["resume"], 3), *counts, exact))
     header = (
         "loader",

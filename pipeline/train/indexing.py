@@ -16,7 +16,8 @@ import numpy.typing as npt
 import xxhash
 
 from pipeline.model.base import RowError, SpeechLM
-from pipeline.train.rows import Rows, check
+from pipeline.train.mapped import check
+from pipeline.train.rows import Rows
 from schemas.arrow import SAMPLING_RATE, from_batch
 from schemas.sample import Sample
 

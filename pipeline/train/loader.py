@@ -8,26 +8,21 @@ of an epoch is to begin at another step: nothing is replayed.
 from __future__ import annotations
 
 import os
-import signal
-import threading
-import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
 from functools import partial
-from typing import Any
 
 import soundfile
 import torch
-from torch.utils.data import DataLoader, Dataset
 
 from pipeline.audio import AudioError
 from pipeline.model.base import Batch, Encoded, ModelError, RowError, SpeechLM
 from pipeline.train.batches import Facts, Plan
 from pipeline.train.encoded import Heard
 from pipeline.train.index import Ints
+from pipeline.train.readers import Readers
 from pipeline.train.rows import DataError, Rows
-
-_WATCH = 0.5  # seconds between two looks at whether the run is still there
 
 
 @dataclass(frozen=True)
@@ -43,7 +38,7 @@ class Pass:
     teacher: Batch | None = None
     """The same rows with transcripts in the places of the audio; None if it was not asked for."""
 
-    def pin_memory(self, device: str | None = None) -> Pass:
+    def pin_memory(self) -> Pass:
         """The same in memory that a GPU can fetch from by itself."""
         return replace(self, batch=_pinned(self.batch), teacher=_pinned(self.teacher))
 
@@ -143,7 +138,8 @@ class Loader:
         numbers = [n for step in range(start_step, len(plan)) for n in plan.passes(step, rank, world)]
         self._numbers = numbers
         self._workers = min(workers, len(numbers))
-        self._reading = _Reading(partial(read, rows, plan, speech_lm=speech_lm, teacher=teacher, encoded=encoded))
+        make = partial(read, rows, plan, speech_lm=speech_lm, teacher=teacher, encoded=encoded)
+        self._reading = partial(_attempt, make=make)
 
     def __len__(self) -> int:
         """Steps that are left."""
@@ -156,6 +152,7 @@ class Loader:
             RowError: A row cannot be read; the message names it.
             ModelError: The model cannot read any.
             MemoryError: A reading process was killed.
+            ReaderError: Reading failed in a way that is a defect of ours.
         """
         passes = self._passes()
         for step in range(self._start, len(self._plan)):
@@ -164,32 +161,28 @@ class Loader:
     def _passes(self) -> Iterator[Pass]:
         if not self._workers:
             for number in self._numbers:
-                yield _sound(self._reading[number])
+                yield _sound(self._reading(number))
             return
         # Tokenizers with threads of their own say so, and stop, in a forked process.
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-        ahead = DataLoader(
-            self._reading,
-            batch_size=None,
-            sampler=self._numbers,
-            num_workers=self._workers,
-            collate_fn=_as_it_is,
-            multiprocessing_context="fork",
-            # A step's passes are taken at once: those of the next have to be under way by then.
-            prefetch_factor=max(2, -(-self._own // self._workers) + 1),
-            pin_memory=torch.cuda.is_available(),
-            worker_init_fn=_begin,
-        )
+        # A step's passes are taken at once: those of the next have to be under way by then.
+        ahead = max(2, -(-self._own // self._workers) + 1)
+        readers = Readers(self._reading, self._numbers, self._workers, ahead)
+        made = (_sound(one) for one in readers)
         try:
-            for made in ahead:
-                yield _sound(made)
-        except RuntimeError as error:
-            if "exited unexpectedly" in str(error) or "is killed by" in str(error):
-                raise MemoryError(
-                    f"a process that reads rows was killed ({error}): was there too little memory? "
-                    "Fewer `batches.workers` and less of `batches.seconds` need less"
-                ) from error
-            raise
+            yield from _pinning(made) if torch.cuda.is_available() else made
+        finally:
+            readers.close()
+
+
+def _pinning(passes: Iterator[Pass]) -> Iterator[Pass]:
+    """The same in memory that a GPU fetches from, one ahead: pinning is a copy."""
+    pinned = (one.pin_memory() for one in passes)
+    with ThreadPoolExecutor(1) as thread:
+        waiting = thread.submit(next, pinned, None)
+        while (one := waiting.result()) is not None:
+            waiting = thread.submit(next, pinned, None)
+            yield one
 
 
 @dataclass(frozen=True)
@@ -200,15 +193,11 @@ class _Failed:
     message: str
 
 
-class _Reading(Dataset["Pass | _Failed"]):
-    def __init__(self, made: Callable[[int], Pass]) -> None:
-        self._made = made
-
-    def __getitem__(self, number: int) -> Pass | _Failed:
-        try:
-            return self._made(number)
-        except (RowError, ModelError) as error:
-            return _Failed(type(error), str(error))
+def _attempt(number: int, make: Callable[[int], Pass]) -> Pass | _Failed:
+    try:
+        return make(number)
+    except (RowError, ModelError) as error:
+        return _Failed(type(error), str(error))
 
 
 def _sound(made: Pass | _Failed) -> Pass:
@@ -217,25 +206,9 @@ def _sound(made: Pass | _Failed) -> Pass:
     return made
 
 
-def _as_it_is(made: Any) -> Any:
-    return made
-
-
 def _named(rows: Rows, row: int, message: str) -> str:
     name = str(rows.identity(row))
     return message if message.startswith(name) else f"{name}: {message}"
-
-
-def _begin(_number: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # only the run decides what Ctrl-C means
-    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
-
-
-def _end_with(run: int) -> None:
-    """A reader without its run would hold memory until somebody notices."""
-    while os.getppid() == run:
-        time.sleep(_WATCH)
-    os._exit(1)
 
 
 def _pinned(batch: Batch | None) -> Batch | None:

@@ -19,6 +19,7 @@ from pipeline.model.base import Batch, RowError, SpeechLM
 from pipeline.train.batches import Plan, plan
 from pipeline.train.index import Index
 from pipeline.train.loader import Loader, Pass, Step, read
+from pipeline.train.readers import ReaderError, Readers
 from pipeline.train.rows import Rows
 from schemas.training import BatchSpec, ModelSpec
 
@@ -164,6 +165,33 @@ def test_a_killed_reader_is_told(dataset: Path, epoch: Plan, speech_lm: SpeechLM
     rows.how = "killed"
     with pytest.raises(MemoryError, match=r"was killed .*`batches.workers`"):
         passes(Loader(rows, epoch, speech_lm, workers=2))
+
+
+def _made(number: int) -> dict[str, object]:
+    if number == 7:
+        raise TypeError("a defect")
+    if number == 9:
+        raise MemoryError
+    tensors = [torch.full((number, 3), number), torch.rand(2, 5).T > 0.5, torch.tensor(1.5, dtype=torch.bfloat16)]
+    return {"number": number, "tensors": tensors}
+
+
+def test_readers_hand_over_whatever_was_made():
+    torch.manual_seed(3)
+    found = list(Readers(_made, [3, 0, 4, 1], count=2, ahead=1))
+    assert [one["number"] for one in found] == [3, 0, 4, 1]
+    assert [one["tensors"][0].shape for one in found] == [(3, 3), (0, 3), (4, 3), (1, 3)]
+    for one in found:
+        full, mask, scalar = one["tensors"]
+        assert (full == one["number"]).all()
+        assert mask.dtype == torch.bool
+        assert mask.shape == (5, 2)
+        assert scalar.item() == 1.5
+        full += 1  # it is ours
+    with pytest.raises(ReaderError, match="TypeError: a defect"):
+        list(Readers(_made, [1, 7, 2], count=1, ahead=2))
+    with pytest.raises(MemoryError, match="with code 1: was there too little memory"):
+        list(Readers(_made, [1, 9, 2], count=1, ahead=2))
 
 
 def test_any_pass_can_be_read_by_its_number(rows: Rows, epoch: Plan, speech_lm: SpeechLM):
