@@ -23,7 +23,7 @@ def make_all(parts: Sequence[tuple[Part, Work]], at_once: int, tell: Told) -> di
 
     Args:
         parts: Each with what makes it, the longest first.
-        at_once: Processes.
+        at_once: Processes; 1 works in this one.
         tell: Is told what happens.
 
     Returns:
@@ -31,10 +31,10 @@ def make_all(parts: Sequence[tuple[Part, Work]], at_once: int, tell: Told) -> di
     """
     took = {part.name: part.make(work, tell) for part, work in parts if part.seconds is not None}
     missing = [(part, work) for part, work in parts if part.name not in took]
-    if not missing:
-        return took
+    if at_once == 1 or not missing:
+        return took | {part.name: part.make(work, tell) for part, work in missing}
     context = get_context("spawn")  # torch's threads do not outlive a fork
-    with ProcessPoolExecutor(min(at_once, len(missing)), context, _follow, (os.getpid(),)) as pool:
+    with ProcessPoolExecutor(min(at_once, len(missing)), context, follow, (os.getpid(),)) as pool:
         futures = {pool.submit(_made, part, work): part for part, work in missing}
         try:
             for future in as_completed(futures):
@@ -49,8 +49,13 @@ def _made(part: Part, work: Work) -> float:
     return part.make(work, partial(print, flush=True))
 
 
-def _follow(parent: int) -> None:
-    """Ends this process when its parent is gone: a run that is killed leaves nothing behind."""
+def follow(parent: int, threads: int = 0) -> None:
+    """Ends this process when its parent is gone: a run that is killed leaves nothing behind.
+
+    Args:
+        parent: The process that started this one.
+        threads: Of torch; 0 leaves them as they are.
+    """
 
     def look() -> None:
         while os.getppid() == parent:
@@ -58,3 +63,7 @@ def _follow(parent: int) -> None:
         os._exit(1)
 
     threading.Thread(target=look, daemon=True).start()
+    if threads:
+        import torch
+
+        torch.set_num_threads(threads)

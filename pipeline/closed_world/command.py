@@ -22,7 +22,7 @@ def closed_world(
         Literal["tiny", "full"], typer.Option(help="tiny: two CPU cores, half an hour. full: one GPU, ten minutes.")
     ] = "tiny",
     out: Annotated[Path | None, typer.Option(help="The folder. Default: out/closed_world-SIZE")] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1; auto takes a GPU if there is one.")] = "auto",
+    device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="auto takes a GPU if there is one.")] = "auto",
 ) -> None:
     """Make an encoder and an LLM from nothing, train the real recipe on them, and report what it hears.
 
@@ -31,7 +31,8 @@ def closed_world(
     for package in _NEEDED:
         require(package, extra="train", what="the closed world")
     if device == "auto":
-        device = "cuda" if require("torch", extra="train", what="the closed world").cuda.is_available() else "cpu"
+        torch = require("torch", extra="train", what="the closed world")
+        device = "cuda" if torch.cuda.is_available() else "cpu"
     folder = out or Path("out") / f"closed_world-{size}"
     os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")
     began = time.monotonic()

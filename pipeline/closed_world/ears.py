@@ -9,18 +9,22 @@ from __future__ import annotations
 import json
 import random
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache, partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import jiwer
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from pipeline.audio import Samples
 from pipeline.closed_world import voices
+from pipeline.closed_world.ahead import chunks
 from pipeline.closed_world.learning import Learning, quick
 from pipeline.closed_world.texts import WILD, World, generator, plain
 from pipeline.plugins import require
@@ -50,32 +54,60 @@ class EarsSize:
 Told = Callable[[str], None]
 
 
+@dataclass(frozen=True)
+class Heard:
+    """Clips as the encoder takes them. B clips, T frames of mel, 100 a second."""
+
+    features: npt.NDArray[np.float32]
+    """B, T, 80; normalised."""
+    lengths: npt.NDArray[np.int64]
+    """B."""
+    texts: list[str]
+    """What is said."""
+
+
 def train(
-    folder: Path, world: World, size: EarsSize, device: str = "cpu", tell: Told = print, every: int = 100
+    folder: Path,
+    catalogues: Path,
+    size: EarsSize,
+    device: str = "cpu",
+    tell: Told = print,
+    every: int = 100,
+    workers: int = 0,
 ) -> None:
-    """Trains the encoder and writes it, with its processor, as `AutoModelForCTC` loads it."""
+    """Trains the encoder and writes it, with its processor, as `AutoModelForCTC` loads it.
+
+    Args:
+        folder: Where it is written.
+        catalogues: Of the closed world.
+        size: Of the encoder.
+        device: As torch names it.
+        tell: Is told how far it is.
+        every: Steps between two tellings.
+        workers: Processes that speak ahead.
+    """
     torch.manual_seed(0)
     library = require("transformers", extra="train", what="the closed world")
-    model, extractor = _model(library, size).to(device), _extractor(library)
+    model = _model(library, size).to(device)
     learning = Learning(model, size.learning_rate, size.steps, warmup=0.08)
-    spent, losses, test = time.monotonic(), [], _test(world)
+    began, losses, test = time.monotonic(), [], _test(catalogues)
     rng = generator("ears", "masks")
     model.train()
-    for step, (clips, texts) in zip(range(1, size.steps + 1), _batches(world, size.frames), strict=False):
-        inputs = {name: value.to(device) for name, value in _features(extractor, clips).items()}
+    made = chunks(partial(_chunk, catalogues, size.frames), lambda: 0.0, workers)
+    heard = chain.from_iterable(made)
+    for step, batch in zip(range(1, size.steps + 1), heard, strict=False):
+        inputs = _inputs(batch, device)
         if size.masks:
             inputs["input_features"] = _masked(inputs["input_features"], rng)
         with quick(device):
-            loss = _ctc(model, inputs, texts)
+            loss = _ctc(model, inputs, batch.texts)
         losses.append(learning.step(loss))
         if step % every == 0 or step == size.steps:
-            wer = _wer(model, extractor, test, device)
-            told = (
-                f"ears: step {step}/{size.steps}, loss {np.mean(losses[-every:]):.3f}, WER on unseen voices {wer:.1%}"
-            )
-            tell(f"{told}, {time.monotonic() - spent:.0f} s")
+            told = f"loss {np.mean(losses[-every:]):.3f}, WER on unseen voices {_wer(model, test, device):.1%}"
+            tell(f"ears: step {step}/{size.steps}, {told}, {time.monotonic() - began:.0f} s")
+    made.close()
     model.eval().cpu().save_pretrained(folder)
-    _processor(library, extractor, folder)
+    _processor(library, folder)
 
 
 def _model(library: Any, size: EarsSize) -> Any:
@@ -98,15 +130,16 @@ def _model(library: Any, size: EarsSize) -> Any:
     return model
 
 
-def _extractor(library: Any) -> Any:
-    return library.ParakeetFeatureExtractor(feature_size=80)
+@lru_cache(maxsize=1)
+def _extractor() -> Any:
+    return require("transformers", extra="train", what="the closed world").ParakeetFeatureExtractor(feature_size=80)
 
 
-def _processor(library: Any, extractor: Any, folder: Path) -> None:
+def _processor(library: Any, folder: Path) -> None:
     (folder / "vocab.json").write_text(json.dumps({letter: i for i, letter in enumerate(LETTERS)}))
     names = {"unk_token": "<unk>", "pad_token": "<pad>", "word_delimiter_token": "|"}
     tokenizer = library.Wav2Vec2CTCTokenizer(str(folder / "vocab.json"), bos_token=None, eos_token=None, **names)
-    library.ParakeetProcessor(extractor, tokenizer, decoder_type="ctc").save_pretrained(folder)
+    library.ParakeetProcessor(_extractor(), tokenizer, decoder_type="ctc").save_pretrained(folder)
 
 
 def _spoken(texts: Sequence[str], seed: object, speakers: Sequence[str]) -> list[tuple[Samples, str]]:
@@ -116,32 +149,42 @@ def _spoken(texts: Sequence[str], seed: object, speakers: Sequence[str]) -> list
     return [(clip, text) for clip, text in made if clip is not None and len(clip) // step > len(text) + 2]
 
 
-def _batches(world: World, frames: int) -> Iterator[tuple[list[Samples], list[str]]]:
-    """Without end. Most of what is said are requests, the rest other sentences and words in no order."""
-    number = 0
-    while True:
-        rng = generator("ears", number)
-        texts = [
-            *(plain(text) for text in world.requests(f"ears/{number}", _CHUNK * 6 // 10)),
-            *(plain(text) for text in world.requests(f"ears/wild/{number}", _CHUNK // 10, WILD)),
-            *(rng.choice(world.general) for _ in range(_CHUNK // 10)),
-            *(world.babble(rng) for _ in range(_CHUNK // 5)),
-        ]
-        clips = sorted(_spoken(texts, number, voices.training_voices()), key=lambda pair: len(pair[0]))
-        batches: list[list[tuple[Samples, str]]] = [[]]
-        for pair in clips:
-            length = len(pair[0]) * 100 // SAMPLING_RATE
-            if batches[-1] and (len(batches[-1]) + 1) * length > frames:
-                batches.append([])
-            batches[-1].append(pair)
-        rng.shuffle(batches)
-        yield from (([clip for clip, _ in batch], [text for _, text in batch]) for batch in batches)
-        number += 1
+@lru_cache(maxsize=1)
+def _world(catalogues: Path) -> World:
+    return World(catalogues)
 
 
-def _features(extractor: Any, clips: Sequence[Samples]) -> dict[str, Tensor]:
-    made = extractor(list(clips), sampling_rate=SAMPLING_RATE, return_tensors="pt")
-    return {"input_features": made["input_features"], "attention_mask": made["attention_mask"]}
+def _chunk(catalogues: Path, frames: int, number: int, _done: float) -> list[Heard]:
+    """Batches of clips of like length. Most of what is said are requests, the rest other sentences and loose words."""
+    world, rng = _world(catalogues), generator("ears", number)
+    texts = [
+        *(plain(text) for text in world.requests(f"ears/{number}", _CHUNK * 6 // 10)),
+        *(plain(text) for text in world.requests(f"ears/wild/{number}", _CHUNK // 10, WILD)),
+        *(rng.choice(world.general) for _ in range(_CHUNK // 10)),
+        *(world.babble(rng) for _ in range(_CHUNK // 5)),
+    ]
+    clips = sorted(_spoken(texts, number, voices.training_voices()), key=lambda pair: len(pair[0]))
+    batches: list[list[tuple[Samples, str]]] = [[]]
+    for pair in clips:
+        length = len(pair[0]) * 100 // SAMPLING_RATE
+        if batches[-1] and (len(batches[-1]) + 1) * length > frames:
+            batches.append([])
+        batches[-1].append(pair)
+    rng.shuffle(batches)
+    return [_heard(batch) for batch in batches]
+
+
+def _heard(clips: Sequence[tuple[Samples, str]]) -> Heard:
+    made = _extractor()([clip for clip, _ in clips], sampling_rate=SAMPLING_RATE, return_tensors="pt")
+    lengths = made["attention_mask"].sum(-1)
+    return Heard(made["input_features"].numpy(), lengths.numpy(), [text for _, text in clips])
+
+
+def _inputs(heard: Heard, device: str) -> dict[str, Tensor]:
+    features = torch.from_numpy(heard.features).to(device)
+    lengths = torch.from_numpy(heard.lengths).to(device)
+    mask = torch.arange(features.shape[1], device=device)[None] < lengths[:, None]
+    return {"input_features": features, "attention_mask": mask}
 
 
 def _masked(features: Tensor, rng: random.Random) -> Tensor:
@@ -176,22 +219,22 @@ def _ctc(model: Any, inputs: dict[str, Tensor], texts: Sequence[str]) -> Tensor:
     )
 
 
-def _test(world: World) -> list[tuple[Samples, str]]:
-    texts = [plain(text) for text in world.requests("ears/test", 100, test=True)]
-    return sorted(_spoken(texts, "test", voices.unseen_voices()), key=lambda pair: len(pair[0]))
+def _test(catalogues: Path) -> list[Heard]:
+    texts = [plain(text) for text in _world(catalogues).requests("ears/test", 100, test=True)]
+    clips = sorted(_spoken(texts, "test", voices.unseen_voices()), key=lambda pair: len(pair[0]))
+    return [_heard(clips[start : start + 25]) for start in range(0, len(clips), 25)]
 
 
 @torch.inference_mode()
-def _wer(model: Any, extractor: Any, clips: Sequence[tuple[Samples, str]], device: str) -> float:
+def _wer(model: Any, test: Sequence[Heard], device: str) -> float:
     model.eval()
-    heard: list[str] = []
-    for start in range(0, len(clips), 25):
-        inputs = _features(extractor, [clip for clip, _ in clips[start : start + 25]])
-        made = model.encoder(**{name: value.to(device) for name, value in inputs.items()}, output_attention_mask=True)
+    said: list[str] = []
+    for heard in test:
+        made = model.encoder(**_inputs(heard, device), output_attention_mask=True)
         letters = model.ctc_head(made.last_hidden_state).argmax(-1)
-        heard += [_read(row[: int(n)].tolist()) for row, n in zip(letters, made.attention_mask.sum(-1), strict=True)]
+        said += [_read(row[: int(n)].tolist()) for row, n in zip(letters, made.attention_mask.sum(-1), strict=True)]
     model.train()
-    return float(jiwer.wer([text for _, text in clips], heard))
+    return float(jiwer.wer([text for heard in test for text in heard.texts], said))
 
 
 def _read(letters: Sequence[int]) -> str:

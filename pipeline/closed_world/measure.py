@@ -59,17 +59,13 @@ def measure(
         ears: The CTC model that the cascade listens with.
         systems: Who answers.
         limit: Rows at most.
-        threads: Of the CPU; 0 leaves them as they are.
+        threads: That the cascade's recogniser takes on a CPU.
         device: As torch names it.
     """
-    import torch
-
     from pipeline.evaluate import report
     from pipeline.evaluate.questions import Settings
     from pipeline.evaluate.run import evaluate
 
-    if threads:
-        torch.set_num_threads(threads)
     asr = (
         Transformers(model=str(ears), threads=threads or 1, device=device, dtype="float32")
         if "cascade" in systems

@@ -72,7 +72,7 @@ def recipe(
         },
         "lora": {"rank": training.rank, "alpha": float(2 * training.rank)},
         "stages": stages,
-        "batches": {"tokens": training.tokens, "seconds": 600.0, "workers": 0},
+        "batches": {"tokens": training.tokens, "seconds": 600.0, "workers": size.readers},
         "validation": {"share": 0.03, "every": every, "rows": 96, "decode": 32, "most_tokens": 48},
         "checkpoints": {"every": every, "best": 1},
         "precision": precision,
@@ -107,25 +107,20 @@ def write(path: Path, content: Mapping[str, Any]) -> Path:
     return path
 
 
-def train(path: Path, out: Path, threads: int) -> Path:
+def train(path: Path, out: Path) -> Path:
     """Trains by a recipe, or goes on; what a person would see is written to a file beside the folder.
 
     Args:
         path: The recipe's file.
         out: The run's folder.
-        threads: Of the CPU; 0 leaves them as they are.
 
     Returns:
         The model's folder.
     """
-    import torch
-
     from pipeline.train import run as running
     from pipeline.train.loop import MODEL
     from pipeline.train.setup import prepare
 
-    if threads:
-        torch.set_num_threads(threads)
     setup = prepare(str(path))
     with running.alone(out), out.with_name(f"{out.name}.log.txt").open("a", encoding="utf-8") as log:
         setup.refuse_foreign(out)

@@ -63,6 +63,10 @@ class Size:
     """Rows on which the comparisons are evaluated."""
     at_once: int = 2
     """Trainings beside each other."""
+    speakers: int = 0
+    """Processes that speak and draw texts ahead of the bases' learning: a GPU would wait for one."""
+    readers: int = 0
+    """Processes that read ahead of each training."""
 
 
 TINY = Size("tiny")
@@ -74,5 +78,7 @@ FULL = Size(
     TrainingSize(Steps(500, 300, 1200), Steps(150, 100, 250), rank=64, tokens=16_000),
     compared=300,
     at_once=4,
+    speakers=10,
+    readers=2,
 )
 SIZES = {size.name: size for size in (TINY, FULL)}

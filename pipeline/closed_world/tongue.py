@@ -12,6 +12,7 @@ import random
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache, partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from msgspec.structs import replace
 from torch import Tensor
 from torch.nn import functional as F
 
+from pipeline.closed_world.ahead import chunks
 from pipeline.closed_world.learning import Learning, quick
 from pipeline.closed_world.texts import PROMPTS, WILD, World, generator, plain
 from pipeline.model import tiny
@@ -244,23 +246,60 @@ def _turns(text: str) -> Iterator[tuple[str, bool]]:
 
 
 def train(
-    folder: Path, world: World, size: TongueSize, device: str = "cpu", tell: Told = print, every: int = 200
+    folder: Path,
+    catalogues: Path,
+    size: TongueSize,
+    device: str = "cpu",
+    tell: Told = print,
+    every: int = 200,
+    workers: int = 0,
 ) -> None:
-    """Trains the LLM and writes it, with its tokenizer."""
+    """Trains the LLM and writes it, with its tokenizer.
+
+    Args:
+        folder: Where it is written.
+        catalogues: Of the closed world.
+        size: Of the LLM.
+        device: As torch names it.
+        tell: Is told how far it is.
+        every: Steps between two tellings.
+        workers: Processes that draw rows ahead.
+    """
     torch.manual_seed(0)
-    tokenizer = _tokenizer(world, size)
-    reader, model = Reader(tokenizer, world), _model(tokenizer, size).to(device)
+    tokenizer = _tokenizer(World(catalogues), size)
+    tokenizer.save_pretrained(folder)
+    model = _model(tokenizer, size).to(device)
     learning = Learning(model, size.learning_rate, size.steps)
-    began, losses = time.monotonic(), []
-    for step, batch in zip(range(1, size.steps + 1), _batches(reader, size), strict=False):
+    began = time.monotonic()
+    losses: list[float] = []
+    made = chunks(partial(_chunk, folder, catalogues, size.tokens), lambda: len(losses) / size.steps, workers)
+    for step, batch in zip(range(1, size.steps + 1), chain.from_iterable(made), strict=False):
         with quick(device):
             loss = _loss(model, batch, device)
         losses.append(learning.step(loss))
         if step % every == 0 or step == size.steps:
             spent = time.monotonic() - began
             tell(f"tongue: step {step}/{size.steps}, loss {np.mean(losses[-every:]):.4f}, {spent:.0f} s")
+    made.close()
     model.eval().cpu().save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+
+
+@lru_cache(maxsize=1)
+def _reader(folder: Path, catalogues: Path) -> Reader:
+    library = require("transformers", extra="train", what="the closed world")
+    return Reader(library.AutoTokenizer.from_pretrained(folder), World(catalogues))
+
+
+def _chunk(folder: Path, catalogues: Path, tokens: int, number: int, done: float) -> list[list[Row]]:
+    """Batches of rows of like length."""
+    rows = sorted(_reader(folder, catalogues).rows(str(number), _CHUNK, done), key=lambda row: len(row[0]))
+    batches: list[list[Row]] = [[]]
+    for row in rows:
+        if batches[-1] and (len(batches[-1]) + 1) * len(row[0]) > tokens:
+            batches.append([])
+        batches[-1].append(row)
+    generator("tongue/order", number).shuffle(batches)
+    return batches
 
 
 def _tokenizer(world: World, size: TongueSize) -> Any:
@@ -302,21 +341,6 @@ def _model(tokenizer: Any, size: TongueSize) -> Any:
     model.generation_config.eos_token_id = config.eos_token_id
     model.generation_config.pad_token_id = config.pad_token_id
     return model
-
-
-def _batches(reader: Reader, size: TongueSize) -> Iterator[list[Row]]:
-    """Without end: rows of like length together."""
-    number = given = 0
-    while True:
-        rows = sorted(reader.rows(str(number), _CHUNK, given / size.steps), key=lambda row: len(row[0]))
-        batches: list[list[Row]] = [[]]
-        for row in rows:
-            if batches[-1] and (len(batches[-1]) + 1) * len(row[0]) > size.tokens:
-                batches.append([])
-            batches[-1].append(row)
-        generator("tongue/order", number).shuffle(batches)
-        yield from batches
-        number, given = number + 1, given + len(batches)
 
 
 def _loss(model: Any, rows: Sequence[Row], device: str) -> Tensor:

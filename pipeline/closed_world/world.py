@@ -104,7 +104,7 @@ class ClosedWorld:
         path = runs.write(self._out / "recipes" / "training" / f"{name}.yaml", content)
         before = [_mark(folder) for folder in (data, ears, tongue)]
         state = fingerprint({"recipe": content, "device": self._device}, before)
-        return Part(f"run {name}", self._out / "runs" / name, state), partial(train, path, self._threads)
+        return Part(f"run {name}", self._out / "runs" / name, state), partial(train, path, self._threads, self._device)
 
     def _condition(self, name: str) -> tuple[Part, Work]:
         return self._evaluation(name, CURRICULUM, name, measure.SYSTEMS, None)
@@ -153,31 +153,37 @@ def _own(*names: str) -> list[Path]:
 
 def make_ears(catalogues: Path, size: Size, threads: int, device: str, folder: Path) -> None:
     """Trains the encoder."""
-    import torch
-
     from pipeline.closed_world import ears
 
-    if threads:
-        torch.set_num_threads(threads)
-    ears.train(folder, World(catalogues), size.ears, device, partial(print, flush=True))
+    set_threads(threads)
+    ears.train(folder, catalogues, size.ears, device, partial(print, flush=True), workers=size.speakers)
 
 
 def make_tongue(catalogues: Path, size: Size, threads: int, device: str, folder: Path) -> None:
     """Trains the LLM."""
-    import torch
-
     from pipeline.closed_world import tongue
 
-    if threads:
-        torch.set_num_threads(threads)
-    tongue.train(folder, World(catalogues), size.tongue, device, partial(print, flush=True))
+    set_threads(threads)
+    tongue.train(folder, catalogues, size.tongue, device, partial(print, flush=True), workers=size.speakers // 2)
 
 
-def train(recipe: Path, threads: int, folder: Path) -> None:
+def train(recipe: Path, threads: int, device: str, folder: Path) -> None:
     """Trains by a recipe."""
-    runs.train(recipe, folder, threads)
+    set_threads(threads)
+    if device == "cpu":  # the trainer takes a GPU where there is one
+        os.environ["ACCELERATE_USE_CPU"] = "true"
+    runs.train(recipe, folder)
 
 
 def evaluate(model: Path, dataset: Path, folder: Path, **options: Any) -> None:
     """Evaluates a model."""
+    set_threads(options["threads"])
     measure.measure(model, dataset, folder, **options)
+
+
+def set_threads(threads: int) -> None:
+    """Of torch, on a CPU that several processes share; 0 leaves them as they are."""
+    import torch
+
+    if threads:
+        torch.set_num_threads(threads)

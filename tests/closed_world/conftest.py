@@ -29,10 +29,10 @@ def world(catalogues: Path) -> World:
 
 
 @pytest.fixture(scope="session")
-def bases(world: World, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, list[str]]:
+def bases(catalogues: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, list[str]]:
     """Folders of ears and tongue, and what was told while they learnt."""
     folder, told = tmp_path_factory.mktemp("bases"), []
     torch.set_num_threads(1)
-    ears.train(folder / "ears", world, EARS, tell=told.append)
-    tongue.train(folder / "tongue", world, TONGUE, tell=told.append, every=4)
+    ears.train(folder / "ears", catalogues, EARS, tell=told.append)
+    tongue.train(folder / "tongue", catalogues, TONGUE, tell=told.append, every=4)
     return folder / "ears", folder / "tongue", told
