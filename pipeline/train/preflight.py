@@ -130,7 +130,8 @@ def _untouched(engine: Engine, trained: curriculum.Trained) -> Iterator[None]:
 
 
 def _read(run: Run, plan: Plan, number: int, spec: StageSpec) -> Pass:
-    return read(run.rows, plan, number, run.engine.speech_lm, teacher=bool(spec.loss.distillation))
+    with memory_named("reading rows", "lower `batches.seconds`"):
+        return read(run.rows, plan, number, run.engine.speech_lm, teacher=bool(spec.loss.distillation))
 
 
 def _try(run: Run, plan: Plan, number: int, spec: StageSpec) -> None:

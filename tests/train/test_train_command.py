@@ -112,7 +112,7 @@ def test_a_run_that_is_stopped_goes_on(
     env: dict[str, str], here: None, recipe: Path, flow: Flow, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """By Ctrl-C; and it ends with the weights of an undisturbed one."""
-    stopped = begin(env, recipe, tmp_path / "run", 3)
+    stopped = begin(env, recipe, tmp_path / "run", 1)
     stopped.send_signal(signal.SIGINT)
     _, told = stopped.communicate(timeout=60)
     assert stopped.returncode == 130
