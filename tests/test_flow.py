@@ -257,7 +257,8 @@ def test_a_run_that_is_killed_takes_all_its_processes_along(
     left = psutil.wait_procs(family, timeout=20)[1] if sys.platform == "linux" else []
     assert not [p.cmdline() for p in left if p.status() != psutil.STATUS_ZOMBIE], "Prefect's server, too, is gone"
     twice = [body for body, times in Counter(server.served).items() if times > 1]
-    assert len(twice) <= 4, "only what was under way at the kill is asked for again"
+    # Four are asked at a time, and as many may have been answered and not have reached the disk.
+    assert len(twice) <= 8, "only what was under way at the kill is asked for again"
     build(recipe, tmp_path / "plain")
     assert files_of(out) == files_of(tmp_path / "plain")
 
