@@ -18,7 +18,7 @@ _WAITING = 2  # chunks for each process, made and being made
 def chunks(
     make: Callable[[int, float], list[Made]], done: Callable[[], float], workers: int
 ) -> Generator[list[Made], None, None]:
-    """What `make` gives for 0, 1, 2, ... without end. The same, whatever the workers' pace.
+    """What `make` gives for 0, 1, 2, ... without end: of so many workers always the same, whatever their pace.
 
     Args:
         make: Is given the number, and which share of the training was over when it was asked for; a function of a

@@ -17,7 +17,19 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from pipeline.closed_world import voices
-from pipeline.closed_world.texts import MIX, MOST_TOOLS, PROMPTS, SEED, SEEN, TEMPLATES, TEST, VALUES, World, generator
+from pipeline.closed_world.texts import (
+    MIX,
+    MOST_TOOLS,
+    PROMPTS,
+    SEED,
+    SEEN,
+    TEMPLATES,
+    TEST,
+    VALUES,
+    World,
+    babble,
+    generator,
+)
 
 TRAIN = "training"
 CONDITIONS = {
@@ -81,8 +93,8 @@ def _recipes(folder: Path, world: World, size: DataSize) -> Iterator[tuple[str, 
 def _sentences(world: World, count: int) -> list[str]:
     """Requests, and some words in no order, so that transcription is more than knowing the grammar."""
     rng = generator("sentences")
-    babble = _distinct((world.babble(rng) for _ in range(count)), count // 4)
-    return _distinct(world.requests("sentences", _DRAWS * count), count - len(babble)) + babble
+    loose = _distinct((babble(rng) for _ in range(count)), count // 6)
+    return _distinct(world.requests("sentences", _DRAWS * count), count - len(loose)) + loose
 
 
 def _distinct(texts: Iterable[str], count: int) -> list[str]:

@@ -26,7 +26,7 @@ from pipeline.audio import Samples
 from pipeline.closed_world import voices
 from pipeline.closed_world.ahead import chunks
 from pipeline.closed_world.learning import Learning, quick
-from pipeline.closed_world.texts import WILD, World, generator, plain
+from pipeline.closed_world.texts import WILD, World, babble, general, generator, plain
 from pipeline.plugins import require
 from schemas.arrow import SAMPLING_RATE
 
@@ -160,8 +160,8 @@ def _chunk(catalogues: Path, frames: int, number: int, _done: float) -> list[Hea
     texts = [
         *(plain(text) for text in world.requests(f"ears/{number}", _CHUNK * 6 // 10)),
         *(plain(text) for text in world.requests(f"ears/wild/{number}", _CHUNK // 10, WILD)),
-        *(rng.choice(world.general) for _ in range(_CHUNK // 10)),
-        *(world.babble(rng) for _ in range(_CHUNK // 5)),
+        *(rng.choice(general()) for _ in range(_CHUNK // 10)),
+        *(babble(rng) for _ in range(_CHUNK // 5)),
     ]
     clips = sorted(_spoken(texts, number, voices.training_voices()), key=lambda pair: len(pair[0]))
     batches: list[list[tuple[Samples, str]]] = [[]]

@@ -12,7 +12,7 @@ import random
 import re
 import shutil
 from collections.abc import Iterator
-from functools import cached_property
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -72,9 +72,9 @@ def _unseen() -> dict[str, list[str]]:
 
 def _wild(pool: str) -> list[str]:
     """Made-up words; those of people and towns are written large."""
-    rng, unseen = generator("wild", pool), {word for values in _unseen().values() for v in values for word in words(v)}
+    rng = generator("wild", pool)
     made = dict.fromkeys(" ".join(_made_up(rng) for _ in range(1 + (rng.random() < 0.2))) for _ in range(_WILD))
-    kept = [text for text in made if unseen.isdisjoint(text.split())]
+    kept = [text for text in made if unseen().isdisjoint(text.split())]
     return [text.title() for text in kept] if pool in ("person", "city") else kept
 
 
@@ -108,41 +108,46 @@ class World:
         """What is said in such rows."""
         yield from (sample.utterances[0].transcript for sample in self.conversations(name, count, which, test))
 
-    @cached_property
-    def unseen(self) -> frozenset[str]:
-        """Words of the values that only tests may have."""
-        return frozenset(word for values in _unseen().values() for value in values for word in words(value))
 
-    @cached_property
-    def general(self) -> list[str]:
-        """Everyday sentences, and requests for all the catalogues that are shipped, as they are spoken.
+@lru_cache(maxsize=1)
+def unseen() -> frozenset[str]:
+    """Words of the values that only tests may have."""
+    return frozenset(word for values in _unseen().values() for value in values for word in words(value))
 
-        None has a word of an unseen value.
-        """
-        prompts = Prompts().get("tool_grammar", "en")
-        found = dict.fromkeys((DATA / "text" / "daily.en.txt").read_text("utf-8").splitlines())
-        for path in catalogue.files(catalogue.SHIPPED):
-            task = ToolGrammar(mix={"one_call": 1.0})
-            for sample in _drawn(task, prompts, catalogue.load(path), "general", 250, False):
-                found |= dict.fromkeys(one.transcript for one in sample.utterances)
-        said = dict.fromkeys(plain(text) for text in found)
-        return [text for text in said if text and self.unseen.isdisjoint(text.split())]
 
-    @cached_property
-    def lexicon(self) -> list[str]:
-        """All words of these."""
-        return sorted({word for text in self.general for word in text.split()})
+@lru_cache(maxsize=1)
+def general() -> tuple[str, ...]:
+    """Everyday sentences, and requests for all the catalogues that are shipped, as they are spoken.
 
-    def babble(self, rng: random.Random, least: int = 2, most: int = 8) -> str:
-        """Words in no order; some are made up of syllables and mean nothing."""
-        return " ".join(self._word(rng) for _ in range(rng.randint(least, most)))
+    None has a word of an unseen value.
+    """
+    prompts = Prompts().get("tool_grammar", "en")
+    found = dict.fromkeys((DATA / "text" / "daily.en.txt").read_text("utf-8").splitlines())
+    for path in catalogue.files(catalogue.SHIPPED):
+        task = ToolGrammar(mix={"one_call": 1.0})
+        for sample in _drawn(task, prompts, catalogue.load(path), "general", 250, False):
+            found |= dict.fromkeys(one.transcript for one in sample.utterances)
+    said = dict.fromkeys(plain(text) for text in found)
+    return tuple(text for text in said if text and unseen().isdisjoint(text.split()))
 
-    def _word(self, rng: random.Random) -> str:
-        if rng.random() >= _MADE_UP:
-            return rng.choice(self.lexicon)
-        while (word := _made_up(rng)) in self.unseen:
-            pass
-        return word
+
+@lru_cache(maxsize=1)
+def lexicon() -> tuple[str, ...]:
+    """All words of these."""
+    return tuple(sorted({word for text in general() for word in text.split()}))
+
+
+def babble(rng: random.Random, least: int = 2, most: int = 8) -> str:
+    """Words in no order; some are made up of syllables and mean nothing."""
+    return " ".join(_word(rng) for _ in range(rng.randint(least, most)))
+
+
+def _word(rng: random.Random) -> str:
+    if rng.random() >= _MADE_UP:
+        return rng.choice(lexicon())
+    while (word := _made_up(rng)) in unseen():
+        pass
+    return word
 
 
 def plain(text: str) -> str:

@@ -94,7 +94,9 @@ class ClosedWorld:
         return Part("ears", self._out / "ears", state), work
 
     def _tongue(self) -> tuple[Part, Work]:
-        state = fingerprint({"size": asdict(self._size.tongue), "world": self._world()}, _own("tongue.py", *_BASES))
+        state = fingerprint(
+            {"size": asdict(self._size.tongue), "world": self._world()}, _own("tongue.py", "reading.py", *_BASES)
+        )
         work = partial(make_tongue, self._catalogues, self._size, self._threads, self._device)
         return Part("tongue", self._out / "tongue", state), work
 

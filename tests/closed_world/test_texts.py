@@ -7,7 +7,7 @@ import orjson
 
 from pipeline.closed_world import voices
 from pipeline.closed_world.datasets import CONDITIONS, TRAIN, DataSize, write_recipes
-from pipeline.closed_world.texts import CATALOGUES, SEEN, TEMPLATES, VALUES, World, generator, plain
+from pipeline.closed_world.texts import CATALOGUES, TEMPLATES, VALUES, World, babble, general, generator, plain, unseen
 from pipeline.setup import prepare
 from pipeline.text import normalise
 from pipeline.tts import _espeak
@@ -28,7 +28,7 @@ def said(samples: list[Sample]) -> set[str]:
 
 
 def test_no_sentence_and_no_call_of_a_test_is_in_training(world: World) -> None:
-    training = [*world.conversations("a", 3000), *world.conversations("b", 3000)]
+    training = [*world.conversations("a", 1500), *world.conversations("b", 1500)]
     for which in CATALOGUES:
         test = list(world.conversations("c", 400, which, test=True))
         assert calls(test)
@@ -41,20 +41,19 @@ def test_unseen_values_are_in_no_text_that_anybody_learns_from(world: World) -> 
     texts = [
         *(plain(text) for text in world.requests("values", 1000)),
         *(plain(text) for text in world.requests("values", 300, TEMPLATES, test=True)),
-        *world.general,
-        *(world.babble(rng) for _ in range(2000)),
+        *general(),
+        *(babble(rng) for _ in range(2000)),
     ]
-    assert not [text for text in texts if world.unseen & set(text.split())]
+    assert not [text for text in texts if unseen() & set(text.split())]
     asked = list(world.conversations("values", 200, VALUES, test=True))
     needing = [sample for sample in asked if calls([sample])]
-    new = [s for s in needing if world.unseen & set(plain(s.utterances[0].transcript).split())]
+    new = [s for s in needing if unseen() & set(plain(s.utterances[0].transcript).split())]
     assert len(new) > 0.5 * len(needing)  # the others are asked about numbers alone
 
 
 def test_templates_of_the_test_share_no_sentence_with_those_of_training(world: World) -> None:
     # All values being equal, no way to ask is in both.
     assert not said(list(world.conversations("x", 2000))) & said(list(world.conversations("x", 2000, TEMPLATES)))
-    assert world.conversations("x", 1, SEEN) is not None
 
 
 def test_training_hears_neither_unseen_variants_nor_klatts_synthesiser() -> None:

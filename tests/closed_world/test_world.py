@@ -6,50 +6,20 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import build as building
-from pipeline import finish
-from pipeline.build import Job
 from pipeline.closed_world import runs
 from pipeline.closed_world import world as worlds
-from pipeline.closed_world.datasets import DataSize
 from pipeline.closed_world.measure import Number
 from pipeline.closed_world.parts import Part, fingerprint
 from pipeline.closed_world.report import WARNING, Findings, targets
-from pipeline.closed_world.sizes import SIZES, TINY, Size, Steps, TrainingSize
-from pipeline.closed_world.world import ClosedWorld
-from pipeline.setup import prepare
+from pipeline.closed_world.sizes import SIZES, TINY, Size
 from schemas.training import TrainingRecipe
-from tests.closed_world.conftest import EARS, TONGUE
-
-NANO = Size(
-    "tiny",
-    DataSize(queries=30, sentences=30, test_queries=6, test_sentences=4),
-    EARS,
-    TONGUE,
-    TrainingSize(Steps(2, 1, 2), Steps(1, 1, 1), rank=2, tokens=1500, validation=50),
-    compared=4,
-    at_once=1,
-)
+from tests.closed_world.conftest import Made
 
 
-def build(recipe: Path, out: Path) -> None:
-    """As the flow does, without Prefect."""
-    setup = prepare(str(recipe))
-    job = Job(str(recipe), str(out), fingerprint=setup.fingerprint, workers=1)
-    plan = setup.plan(out)
-    for unit in plan.units:
-        building.build_unit(job, unit)
-    finish.finish(job, plan)
-
-
-@pytest.mark.long
-def test_from_nothing_to_the_report_and_nothing_is_made_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(worlds, "COMPARED", runs.COMPARED[:1])
-    told: list[str] = []
-    page = ClosedWorld(NANO, tmp_path, build, told.append).run()
-    text = page.with_name("report.md").read_text()
+def test_from_nothing_to_the_report(made: Made) -> None:
+    text = made.page.with_name("report.md").read_text()
     assert WARNING in text
-    assert WARNING in page.read_text()
+    assert WARNING in made.page.read_text()
     for words in (
         "unseen voices",
         "Klatt",
@@ -60,12 +30,16 @@ def test_from_nothing_to_the_report_and_nothing_is_made_twice(tmp_path: Path, mo
         "shuffled",
     ):
         assert words in text
-    figures = json.loads(page.with_name("report.json").read_bytes())
+    figures = json.loads(made.page.with_name("report.json").read_bytes())
     assert set(figures["conditions"]["klatt"]) == {"end_to_end", "cascade", "oracle", "shuffled"}
     assert 0 <= figures["conditions"]["unseen_values"]["oracle"]["ast"] <= 1
-    told.clear()
-    ClosedWorld(NANO, tmp_path, build, told.append).run()
-    assert told
+    assert figures["compared"]["adapter-mlp"]
+
+
+def test_nothing_is_made_twice(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worlds, "COMPARED", runs.COMPARED[:1])
+    told = made.again()
+    assert len(told) > 8
     assert all("kept" in line or "report" in line for line in told)
 
 
