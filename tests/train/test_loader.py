@@ -188,10 +188,30 @@ def test_readers_hand_over_whatever_was_made():
         assert mask.shape == (5, 2)
         assert scalar.item() == 1.5
         full += 1  # it is ours
+    held = list(Readers(_made, [1] * 200, count=1, ahead=4))  # of more than a reader has files
+    assert all((one["tensors"][0] == 1).all() for one in held)
     with pytest.raises(ReaderError, match="TypeError: a defect"):
         list(Readers(_made, [1, 7, 2], count=1, ahead=2))
     with pytest.raises(MemoryError, match="with code 1: was there too little memory"):
         list(Readers(_made, [1, 9, 2], count=1, ahead=2))
+
+
+def test_files_are_written_again_when_nobody_holds_them():
+    kept = []
+    for place, one in enumerate(Readers(_large, range(300), count=2, ahead=3)):
+        full = one[0]
+        assert full.shape == (1000 + 10 * place,)
+        assert (full == place).all()
+        if place % 50 == 0:
+            kept.append((place, full[5:10]))
+    assert all((full == place).all() for place, full in kept)
+    links = [f"/proc/self/fd/{fd}" for fd in os.listdir("/proc/self/fd")]
+    files = [os.readlink(link) for link in links if os.path.lexists(link)]
+    assert 0 < sum(file.startswith("/memfd:pass") for file in files) <= len(kept)
+
+
+def _large(number: int) -> list[torch.Tensor]:
+    return [torch.full((1000 + 10 * number,), number)]
 
 
 def test_any_pass_can_be_read_by_its_number(rows: Rows, epoch: Plan, speech_lm: SpeechLM):
