@@ -207,7 +207,7 @@ def test_files_are_written_again_when_nobody_holds_them():
     assert all((full == place).all() for place, full in kept)
     links = [f"/proc/self/fd/{fd}" for fd in os.listdir("/proc/self/fd")]
     files = [os.readlink(link) for link in links if os.path.lexists(link)]
-    assert 0 < sum(file.startswith("/memfd:pass") for file in files) <= len(kept)
+    assert 0 < sum(file.startswith("/memfd:pass") for file in files) <= len(kept) + 1  # and the last one
 
 
 def _large(number: int) -> list[torch.Tensor]:
