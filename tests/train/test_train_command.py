@@ -32,7 +32,7 @@ Recipe = Callable[..., TrainingRecipe]
 pytestmark = [pytest.mark.long, pytest.mark.xdist_group("prefect")]
 
 STAGES = [
-    {"name": "adapter", "trains": ["adapter"], "tasks": {"transcription": 1}, "steps": 4, "warmup": 1},
+    {"name": "adapter", "trains": ["adapter"], "tasks": {"transcription": 1}, "steps": 8, "warmup": 1},
     {"name": "tasks", "trains": ["adapter", "lora"], "steps": 2, "warmup": 1},
 ]
 
@@ -112,7 +112,7 @@ def test_a_run_that_is_stopped_goes_on(
     env: dict[str, str], here: None, recipe: Path, flow: Flow, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """By Ctrl-C; and it ends with the weights of an undisturbed one."""
-    stopped = begin(env, recipe, tmp_path / "run", 1)
+    stopped = begin(env, recipe, tmp_path / "run", 3)
     stopped.send_signal(signal.SIGINT)
     _, told = stopped.communicate(timeout=60)
     assert stopped.returncode == 130
@@ -124,8 +124,8 @@ def test_a_run_that_is_stopped_goes_on(
     assert "Going on after step" in said
     assert "earwitness evaluate" in said
     steps = [line["overall"] for line in lines(tmp_path / "run" / METRICS) if line["kind"] == "step"]
-    assert steps == list(range(1, 7))
-    assert {line["overall"] for line in lines(tmp_path / "run" / SAMPLES)} == {2, 4, 6}
+    assert steps == list(range(1, 11))
+    assert {line["overall"] for line in lines(tmp_path / "run" / SAMPLES)} == {2, 4, 6, 8, 10}
     assert (tmp_path / "run" / curves.PAGE).is_file()
 
     assert weights(tmp_path / "run") == weights(flow.out)
@@ -196,4 +196,4 @@ def test_the_flow_leaves_artifacts(flow: Flow) -> None:
     assert flow.tasks == ["preflight", "training"]
     assert flow.artifacts.keys() == {"tiny-training", "tiny-validations"}
     assert "| adapter |" in flow.artifacts["tiny-training"]
-    assert len(json.loads(flow.artifacts["tiny-validations"])) == 3
+    assert len(json.loads(flow.artifacts["tiny-validations"])) == 5
