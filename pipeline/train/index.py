@@ -11,7 +11,7 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -84,6 +84,7 @@ class Index:
         rows: Rows,
         speech_lm: SpeechLM,
         *,
+        tasks: Collection[str] | None = None,
         cache: Path | None = None,
         workers: int | None = None,
         told: Callable[[int, int], None] | None = None,
@@ -95,6 +96,7 @@ class Index:
         Args:
             rows: All of a split.
             speech_lm: Its tokenizer and its count of positions are used, not its weights.
+            tasks: What is trained; rows of others need not fit the model, and count no positions. All if omitted.
             cache: A folder for indexes; the user's own if omitted.
             workers: Processes that read; one for each core if omitted.
             told: Is told how many rows are done, of how many.
@@ -104,12 +106,12 @@ class Index:
             RowError: Some rows cannot be read by this model; the message names ten, and says how many there are.
             ModelError: The model reads none, for want of a chat template for instance.
         """
-        place = (cache or user_cache() / "index") / _key(rows, speech_lm)
+        place = (cache or user_cache() / "index") / _key(rows, speech_lm, tasks)
         with _alone(place):
             found = _load(place, len(rows))
-            if found is None or not _fits(found, rows, speech_lm):
-                arrays, tasks = counted(rows, speech_lm, workers, told)
-                found = cls(**arrays, tasks=tasks)
+            if found is None or not _fits(found, rows, speech_lm, tasks):
+                arrays, there = counted(rows, speech_lm, tasks, workers, told)
+                found = cls(**arrays, tasks=there)
                 _store(found, place)
         return found
 
@@ -138,8 +140,9 @@ def reading(speech_lm: SpeechLM) -> str:
     return xxhash.xxh3_128_hexdigest(json.dumps(said, sort_keys=True).encode())
 
 
-def _key(rows: Rows, speech_lm: SpeechLM) -> str:
-    parts = f"{_VERSION} {SCHEMA_VERSION} {rows.split} {rows.digest} {reading(speech_lm)}"
+def _key(rows: Rows, speech_lm: SpeechLM, tasks: Collection[str] | None) -> str:
+    some = "" if tasks is None else f" {sorted(tasks)}"
+    parts = f"{_VERSION} {SCHEMA_VERSION} {rows.split} {rows.digest} {reading(speech_lm)}{some}"
     return xxhash.xxh3_128_hexdigest(parts.encode())
 
 
@@ -185,10 +188,12 @@ def _store(index: Index, place: Path) -> None:
     os.replace(scratch, place)
 
 
-def _fits(index: Index, rows: Rows, speech_lm: SpeechLM) -> bool:
+def _fits(index: Index, rows: Rows, speech_lm: SpeechLM, tasks: Collection[str] | None) -> bool:
     """Whether some rows of each task are as long as it says: the model's code may have changed."""
     draw = rng("index", len(index))
-    for number in range(len(index.tasks)):
+    for number, task in enumerate(index.tasks):
+        if tasks is not None and task not in tasks:
+            continue
         of_task = np.flatnonzero(index.task == number)
         for row in {int(of_task[draw.randrange(len(of_task))]) for _ in range(_AGAIN)}:
             try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -48,7 +48,9 @@ class _Part:
     """Row and message."""
 
 
-_given: tuple[Rows, SpeechLM] | None = None
+_Tasks = Collection[str] | None
+
+_given: tuple[Rows, SpeechLM, _Tasks] | None = None
 """What the processes read from: inherited by the fork, for a model does not go through a pipe."""
 
 
@@ -61,7 +63,7 @@ def _read_forked(shard: int, first: int, last: int, verify: bool) -> _Part:
     return _read(*_given, shard, first, last, verify)
 
 
-def _read(rows: Rows, speech_lm: SpeechLM, shard: int, first: int, last: int, verify: bool) -> _Part:
+def _read(rows: Rows, speech_lm: SpeechLM, wanted: _Tasks, shard: int, first: int, last: int, verify: bool) -> _Part:
     """Reads the record batches from `first` to before `last` of a shard."""
     if verify:
         check(rows.shards[shard])
@@ -73,11 +75,12 @@ def _read(rows: Rows, speech_lm: SpeechLM, shard: int, first: int, last: int, ve
             samples = [round(u.audio.seconds * SAMPLING_RATE) for u in sample.utterances if u.audio is not None]
             heard = [piece for size in samples for piece in pieces(speech_lm, size)]
             positions = targets = 0
-            try:
-                encoded = speech_lm.encode(sample, sounds=False)
-                positions, targets = len(encoded.ids), int(encoded.targets.sum())
-            except RowError as error:
-                part.problems.append((row, str(error)))
+            if wanted is None or sample.task in wanted:
+                try:
+                    encoded = speech_lm.encode(sample, sounds=False)
+                    positions, targets = len(encoded.ids), int(encoded.targets.sum())
+                except RowError as error:
+                    part.problems.append((row, str(error)))
             part.lengths.append((positions, targets, len(heard), sum(samples), max(heard, default=0)))
             part.tasks.append(sample.task)
             part.speakers += [(row, _hash(name)) for name in _speakers(sample)]
@@ -126,14 +129,14 @@ def _chunks(rows: Rows) -> list[tuple[int, int, int, bool]]:
 
 
 def counted(
-    rows: Rows, speech_lm: SpeechLM, workers: int | None, told: Callable[[int, int], None] | None
+    rows: Rows, speech_lm: SpeechLM, wanted: _Tasks, workers: int | None, told: Callable[[int, int], None] | None
 ) -> tuple[dict[str, npt.NDArray[Any]], tuple[str, ...]]:
     """The arrays of an `Index` by their names, and its tasks. The arguments are those of `Index.of`."""
     chunks = _chunks(rows)
     count = min(workers or len(os.sched_getaffinity(0)), len(chunks))
     parts: list[_Part] = []
     done = 0
-    for part in _parts(rows, speech_lm, chunks, count if len(rows) > _FEW else 1):
+    for part in _parts(rows, speech_lm, wanted, chunks, count if len(rows) > _FEW else 1):
         parts.append(part)
         done += len(part.lengths)
         if told is not None:
@@ -169,13 +172,15 @@ def _columns(pairs: Sequence[tuple[int, int]]) -> tuple[npt.NDArray[np.int32], n
     return np.array([row for row, _ in pairs], np.int32), np.array([value for _, value in pairs], np.uint64)
 
 
-def _parts(rows: Rows, speech_lm: SpeechLM, chunks: list[tuple[int, int, int, bool]], workers: int) -> Iterator[_Part]:
+def _parts(
+    rows: Rows, speech_lm: SpeechLM, wanted: _Tasks, chunks: list[tuple[int, int, int, bool]], workers: int
+) -> Iterator[_Part]:
     if workers < 2:
         for chunk in chunks:
-            yield _read(rows, speech_lm, *chunk)
+            yield _read(rows, speech_lm, wanted, *chunk)
         return
     global _given
-    _given = rows, speech_lm
+    _given = rows, speech_lm, wanted
     # Tokenizers with threads of their own say so, and stop, in a forked process.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("fork"), initializer=_begin)

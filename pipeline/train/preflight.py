@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from pipeline.tools.turns import decisive
-from pipeline.train import batches, curriculum
+from pipeline.train import curriculum
 from pipeline.train.batches import Plan
 from pipeline.train.engine import Engine, TrainingError, memory_named
 from pipeline.train.forecast import Forecast, StageForecast, disk_needed, memory_there
@@ -53,24 +53,10 @@ def check(run: Run, say: Say = lambda _: None) -> Forecast:
     return Forecast(tuple(stages), max(s.memory for s in stages), memory_there(run.engine), disk, free)
 
 
-def plan_of(run: Run, spec: StageSpec, epoch: int = 0) -> Plan:
-    """An epoch of a stage, as the loop plans it."""
-    return batches.plan(
-        run.index,
-        run.engine.recipe.batches,
-        seed=run.engine.recipe.seed,
-        stage=spec.name,
-        epoch=epoch,
-        rows=run.held.training,
-        tasks=spec.tasks,
-        weights=[data.weight for data in run.engine.recipe.data],
-    )
-
-
 def _stage(run: Run, number: int, spec: StageSpec, say: Say) -> StageForecast:
-    engine, plan = run.engine, plan_of(run, spec)
+    engine, course = run.engine, run.course
+    plan, steps = course.plan(spec, 0), course.length(spec)
     plan.passes(0, engine.state.process_index, engine.state.num_processes)  # whether processes can share a step
-    steps = spec.steps if spec.steps is not None else max(1, round((spec.epochs or 0) * len(plan)))
     if spec.warmup >= steps:
         raise run.setup.complain(
             ("stages", number, "warmup"), f"{spec.warmup} steps of warm-up in a stage of {steps}: lower it"

@@ -17,6 +17,7 @@ from pipeline.model import compose
 from pipeline.shards import FolderInUse, explained
 from pipeline.train import bases, curves, loop
 from pipeline.train.checkpoints import Checkpoint, Checkpoints
+from pipeline.train.course import Course
 from pipeline.train.engine import Engine
 from pipeline.train.held_out import HeldOut, hold_out
 from pipeline.train.index import Index
@@ -25,6 +26,7 @@ from pipeline.train.rows import Rows
 from pipeline.train.scoring import score
 from pipeline.train.setup import Setup
 from pipeline.train.watch import Record
+from schemas.training import TrainingRecipe
 
 Say = Callable[[str], None]
 _LOCK = ".lock"
@@ -65,12 +67,21 @@ class Run:
         rows = Rows(recipe.data)
         say(f"reading the lengths of {len(rows):,} rows")
         index = Index.of(
-            rows, speech_lm, told=lambda done, total: say(f"reading the lengths of rows: {done:,}/{total:,}")
+            rows,
+            speech_lm,
+            tasks=trained_tasks(recipe),
+            told=lambda done, total: say(f"reading the lengths of rows: {done:,}/{total:,}"),
         )
         index.check(rows, min(recipe.batches.longest or speech_lm.longest, speech_lm.longest))
         held = hold_out(index, recipe.validation.share, recipe.seed)
         say("placing the model")
         return cls(setup, out, Engine(speech_lm, recipe, state, rows.identity), rows, index, held)
+
+    @property
+    def course(self) -> Course:
+        """What its steps are made of."""
+        engine = self.engine
+        return Course(engine.recipe, engine.speech_lm, self.rows, self.index, self.held, engine.state)
 
     def train(self, console: Console) -> Outcome:
         """Trains, or goes on, and draws the curves.
@@ -93,6 +104,13 @@ class Run:
         return loop.train(
             self.engine, self.rows, self.index, self.held, self.out, record, shaping=self.setup.shaping, score=score
         )
+
+
+def trained_tasks(recipe: TrainingRecipe) -> set[str] | None:
+    """The tasks that the stages name; None where one of them takes all."""
+    if any(stage.tasks is None for stage in recipe.stages):
+        return None
+    return {task for stage in recipe.stages for task in stage.tasks or ()}
 
 
 def process() -> PartialState:

@@ -116,6 +116,23 @@ def test_rows_that_the_model_refuses_are_all_named_at_once(
     )
 
 
+def test_rows_of_tasks_that_are_not_trained_need_not_fit_the_model(
+    dataset: Path, speech_lm: SpeechLM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    rows = Rows([dataset])
+    whole = Index.of(rows, speech_lm, cache=tmp_path)
+    longest = [int(whole.positions[whole.task == number].max()) for number in range(len(whole.tasks))]
+    short = whole.tasks[int(np.argmin(longest))]
+    monkeypatch.setattr(speech_lm, "longest", min(longest))
+    with pytest.raises(RowError):
+        Index.of(rows, speech_lm, cache=tmp_path)
+    for _ in range(2):  # made, and loaded
+        index = Index.of(rows, speech_lm, tasks=[short], cache=tmp_path)
+        of_it = index.task == index.tasks.index(short)
+        assert np.array_equal(index.positions, np.where(of_it, whole.positions, 0))
+        assert 0 < of_it.sum() < len(rows)
+
+
 def test_damage_is_found_while_it_is_made(dataset: Path, speech_lm: SpeechLM, tmp_path: Path):
     copied = Path(shutil.copytree(dataset, tmp_path / "copied"))
     file = next((copied / "train").glob("*.arrow"))

@@ -70,7 +70,7 @@ def test_it_tries_the_largest_and_leaves_no_trace(made: Made, monkeypatch: pytes
     assert digest(run) == before
     assert not any(p.grad is not None for p in run.engine.speech_lm.model.parameters())
     for spec, stage in zip(run.engine.recipe.stages, found.stages, strict=True):
-        plan = preflight.plan_of(run, spec)
+        plan = run.course.plan(spec, 0)
         assert max(tried) >= plan.shapes["padded_positions"].max()
         assert stage.steps == (8 if spec.steps else 2 * len(plan))
         assert stage.seconds > stage.steps * stage.step_seconds > 0
@@ -97,7 +97,7 @@ def little_memory(more: int) -> Iterator[None]:
 def test_too_little_memory_says_what_to_lower_and_to_what(made: Made) -> None:
     run = made(batches={"tokens": 60_000, "seconds": 4000.0, "workers": 0})
     rows = np.repeat(np.arange(len(run.index)), 60)[:256]  # more than fit
-    plan = preflight.plan_of(run, run.engine.recipe.stages[0])
+    plan = run.course.plan(run.engine.recipe.stages[0], 0)
     large = type(plan)(run.index, rows, np.array([0, len(rows)]), 1, False)
     run.engine.begin(0, 8)
     with little_memory(2**27), pytest.raises(TrainingError) as caught:
