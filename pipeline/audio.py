@@ -13,6 +13,7 @@ import io
 import math
 import os
 import re
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,8 @@ MAX_SECONDS = 3600.0
 """A longer stretch is not decoded: an utterance is seconds long, so this is a wrong path."""
 RATES = 1000, 768_000
 """Hz. A header that claims less or more is damaged."""
+MAX_VALUES = 2**29
+"""Of one stretch, channels times frames, 2 GiB as they are read: a small file of silence can hold terabytes."""
 CUT_OFF = 0.05
 """Seconds that may be missing at the end of a file."""
 OVERHANG = 0.5
@@ -139,10 +142,19 @@ def _head(file: Path | bytes) -> tuple[bytes, int]:
     if isinstance(file, bytes):
         return file[:1024], len(file)
     try:
-        with open(file, "rb") as stream:
-            return stream.read(1024), file.stat().st_size
+        with open(file, "rb", opener=_without_waiting) as stream:
+            found = os.fstat(stream.fileno())
+            if not stat.S_ISREG(found.st_mode):
+                raise AudioError(f"{file} is no file but a pipe, a device or a socket: write its sound into a file")
+            return stream.read(1024), found.st_size
+    except AudioError:
+        raise
     except (OSError, ValueError) as error:
         raise AudioError(f"{file} cannot be opened: {getattr(error, 'strerror', None) or error}") from error
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)  # a pipe, too, is opened at once
 
 
 class _Bytes(io.BytesIO):
@@ -187,6 +199,7 @@ class _Stretch:
     rate: int
     total: int
     """As its header says; 0 if it does not."""
+    channels: int
 
     def __post_init__(self) -> None:
         _check_rate(self.rate)
@@ -206,6 +219,12 @@ class _Stretch:
     @property
     def wanted(self) -> int:
         return max(0, self.total - self.first) if self.duration is None else round(self.duration * self.rate)
+
+    def check_size(self, frames: int) -> None:
+        """Complains if so many frames are more than is ever read."""
+        if frames * self.channels > MAX_VALUES:
+            most = f"{MAX_VALUES * 4 / 2**30:g} GiB"
+            raise AudioError(f"takes over {most} with its {self.channels} channels at {self.rate} Hz: cut it up first")
 
     def check(self, read: int, allowed: int = 0) -> None:
         """Complains if too few frames could be read."""
@@ -263,6 +282,7 @@ def _read(sound: soundfile.SoundFile, stretch: _Stretch) -> Samples:
         skip -= begin
     blocks: list[Samples] = []
     left = skip + stretch.wanted
+    stretch.check_size(min(left, sound.frames))
     while left > 0:
         try:
             block = sound.read(min(left, _BLOCK // sound.channels), dtype="float32", always_2d=True)
@@ -306,20 +326,22 @@ def _decode_pyav(file: Path | bytes, kind: str, start: float, duration: float | 
                 raise AudioError(f"{kind} holds sound in a form for which there is no decoder")
             rate, channels = stream.rate or 0, stream.codec_context.channels
             claimed = round(_claimed_seconds(container, stream) * rate)
-            stretch = _Stretch(start, duration, rate, claimed)
+            stretch = _Stretch(start, duration, rate, claimed, channels)
             if claimed:
                 stretch.limit(longest, claimed, _AAC_PADDING)
             most = stretch.first + (longest + BORDER) * rate
             resampler = av.AudioResampler(format="flt", layout=stream.layout, rate=rate)
             blocks = [np.zeros((0, channels), np.float32)]
             last = stretch.first + (round(MAX_SECONDS * rate) if duration is None else stretch.wanted)
-            read = 0
+            read = kept = 0
             for frame in container.decode(stream):
                 for out in resampler.resample(frame):
                     blocks.append(out.to_ndarray().reshape(-1, channels))
                     read += len(blocks[-1])
+                    kept += len(blocks[-1])
+                stretch.check_size(kept)
                 if read > most and len(blocks) > 1:
-                    blocks = blocks[:1]  # what it does not say of itself is counted, but not kept
+                    blocks, kept = blocks[:1], 0  # what it does not say of itself is counted, but not kept
                 if read > last:
                     break
             name = f"{kind}/{stream.codec_context.name.upper()}"
@@ -367,7 +389,7 @@ def decode(
         return _decode_pyav(file, kind, start, duration, longest)
     try:
         with _open(file, raw, head) as sound:
-            stretch = _Stretch(start, duration, sound.samplerate, _promised(sound, head))
+            stretch = _Stretch(start, duration, sound.samplerate, _promised(sound, head), sound.channels)
             if sound.format == "OGG" and duration is None:
                 _check_ogg(file)
             stretch.limit(longest, sound.frames, _PADDING.get(sound.subtype, 0))

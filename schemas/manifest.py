@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+from pathlib import PurePosixPath
+from typing import Annotated
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, StringConstraints
 
 SCHEMA_VERSION = 2
 """Raised when the meaning or the columns of a shard change."""
@@ -12,10 +15,21 @@ class _Manifest(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
+def _stays_inside(path: str) -> str:
+    parts = PurePosixPath(path).parts
+    if not parts or path.startswith("/") or ".." in parts or "\\" in path or not path.isprintable() or ":" in parts[0]:
+        raise ValueError(f"{path!r} leads out of the dataset's folder, or is no path")
+    return path
+
+
+_Name = Annotated[str, StringConstraints(pattern=r"^\w[\w-]*$")]
+"""A part of the names of files."""
+
+
 class ShardFile(_Manifest):
     """One Arrow file."""
 
-    path: str
+    path: Annotated[str, AfterValidator(_stays_inside)]
     """Relative to the dataset's folder."""
     rows: int
     bytes: int
@@ -35,11 +49,11 @@ class ShardManifest(_Manifest):
     """Accounts for every row of a unit: `kept.rows + rejected.rows == sum of what came in`."""
 
     schema_version: int = SCHEMA_VERSION
-    unit: str
+    unit: _Name
     """Digest of the unit's utterances and their contents."""
     fingerprint: str
     """Digest of everything else that shapes the rows."""
-    split: str
+    split: _Name
     utterances: int
     """Planned for the unit; each appears in at least one row, kept or rejected."""
     heard: int

@@ -26,7 +26,7 @@ from pydantic import field_validator
 
 from pipeline.audio import HEADERLESS, SUFFIXES, sniff
 from pipeline.readers._fields import ALIASES, LABELS, labels_of
-from pipeline.readers.base import CorpusError, Reader, audio_files, files, lines, printable
+from pipeline.readers.base import CorpusError, Reader, audio_files, files, lines, printable, without_waiting
 from schemas.utterance import Utterance
 
 log = logging.getLogger("earwitness")
@@ -221,7 +221,7 @@ def _shared(a: Path, b: Path) -> int:
 
 def _sounds(path: Path) -> bool:
     try:
-        with open(path, "rb") as stream:
+        with open(path, "rb", opener=without_waiting) as stream:
             return sniff(stream.read(16))
     except OSError:
         return False

@@ -9,9 +9,9 @@ import zipfile
 import zlib
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import IO, Any, AnyStr, ClassVar, Literal
 
 import xxhash
 from pydantic import PositiveInt, field_validator
@@ -22,6 +22,7 @@ from schemas.recipe import Options
 from schemas.utterance import AudioSource, Utterance
 
 ARCHIVE_LIMIT = 512 * 2**20  # bytes of one member that is read into memory
+LINE_LIMIT = 16 * 2**20  # characters or bytes of one line of a listing; records are a thousandth of it
 _SAMPLED = 4096  # bytes, a page: what a disk reads at the least
 ZIP_ERRORS = (OSError, KeyError, RuntimeError, EOFError, zipfile.BadZipFile, zlib.error, lzma.LZMAError)
 """What reading a damaged, encrypted or oddly compressed zip file can raise."""
@@ -123,11 +124,16 @@ class Reader(Options):
         if source.member is None:
             return path
         if source.offset is not None and source.size is not None:
+            if source.size > ARCHIVE_LIMIT:
+                raise AudioError(_too_large(source.member, path))
             with open(path, "rb") as stream:
                 stream.seek(source.offset)
                 return stream.read(source.size)
         try:
-            return open_zip(path).read(source.member)
+            archive = open_zip(path)
+            if archive.getinfo(source.member).file_size > ARCHIVE_LIMIT:
+                raise AudioError(_too_large(source.member, path))
+            return archive.read(source.member)
         except ZIP_ERRORS as error:
             raise AudioError(f"{source.member} cannot be read from {path}: {error}") from error
 
@@ -208,6 +214,10 @@ class Reader(Options):
 @lru_cache(maxsize=4096)
 def _below(corpus: str, name: str) -> str:
     return f"{corpus}/{clean(name)}"
+
+
+def _too_large(member: str, path: Path) -> str:
+    return f"{member} is over {ARCHIVE_LIMIT // 2**20} MB in {path}: unpack it"
 
 
 def printable(name: str) -> str:
@@ -313,16 +323,33 @@ def lines(path: Path) -> Iterator[tuple[int, str]]:
     """The lines of a UTF-8 text file with their numbers from 1; a byte order mark is dropped.
 
     Raises:
-        CorpusError: The file is not there or is not UTF-8.
+        CorpusError: The file is not there, is not UTF-8, or has a line of over 16 MB.
     """
     try:
-        with open(path, encoding="utf-8-sig", newline="") as stream:
-            for number, line in enumerate(stream, 1):
+        with open(path, encoding="utf-8-sig", newline="", opener=without_waiting) as stream:
+            for number, line in enumerate(bounded(stream, path), 1):
                 yield number, line.rstrip("\r\n")
     except UnicodeDecodeError as error:
         raise CorpusError(f"{path}:{_undecodable(path)} is not UTF-8: convert the file with iconv") from error
     except OSError as error:
         raise CorpusError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def bounded(stream: IO[AnyStr], name: Path | str) -> Iterator[AnyStr]:
+    """The lines of a file, none of which takes more than 16 MB of memory: without a limit, a file of zeros is one line.
+
+    Raises:
+        CorpusError: A line is longer.
+    """
+    for line in iter(partial(stream.readline, LINE_LIMIT), stream.read(0)):
+        if len(line) == LINE_LIMIT:
+            raise CorpusError(f"{name} has a line of over {LINE_LIMIT // 2**20} MB: it is no listing")
+        yield line
+
+
+def without_waiting(path: str, flags: int) -> int:
+    """Opens a file for `open`; a pipe at once, too, whether or not somebody writes into it."""
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def _undecodable(path: Path) -> int:

@@ -12,6 +12,7 @@ decoded by us, never by the library, so torchcodec is not needed.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +20,7 @@ from typing import Any, ClassVar
 
 import xxhash
 
+from pipeline.audio import AudioError
 from pipeline.readers._fields import LABELS, Chosen, guess, labels_of, number
 from pipeline.readers.base import CorpusError, Reader, files, identity
 from schemas.utterance import AudioSource, Utterance
@@ -102,7 +104,23 @@ class HuggingFace(Reader):
         path = value.get("path") if isinstance(value, dict) else value
         if not path:
             raise FileNotFoundError(f"row {source.member} of split {source.path} holds no audio")
-        return Path(self.path, path)  # an absolute one stays as it is
+        return self._inside(path)
+
+    def _inside(self, path: str) -> Path:
+        """The file that a row names: in the folder, or where `datasets` keeps what it has unpacked.
+
+        Raises:
+            AudioError: It is another.
+        """
+        import datasets
+        from huggingface_hub import constants
+
+        cached = (datasets.config.HF_DATASETS_CACHE, datasets.config.DOWNLOADED_DATASETS_PATH, constants.HF_HUB_CACHE)
+        roots = (self.audio_root or self.path, *cached)
+        full = os.path.abspath(os.path.join(roots[0], path))
+        if not any(full.startswith(f"{os.path.abspath(root).rstrip('/')}/") for root in roots):
+            raise AudioError(f"{path} leads out of the corpus; if it is meant, set audio_root to a folder above it")
+        return Path(full)
 
     @cached_property
     def _datasets(self) -> dict[str, Any]:

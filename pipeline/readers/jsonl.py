@@ -20,7 +20,7 @@ import orjson
 
 from pipeline.readers._fields import LABELS, Chosen, Names, guess, labels_of, number
 from pipeline.readers._listing import Listing
-from pipeline.readers.base import CorpusError, Reader, near, nonempty
+from pipeline.readers.base import CorpusError, Reader, bounded, near, nonempty
 from schemas.utterance import Utterance
 
 _NAMES = (".jsonl", ".jsonl.gz", ".ndjson", ".list")
@@ -166,7 +166,7 @@ def _records(path: Path, records: str | None) -> Iterator[tuple[int, Any]]:
         return
     try:
         with gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb") as stream:
-            for number_, line in enumerate(stream, 1):
+            for number_, line in enumerate(bounded(stream, path), 1):
                 if not line.strip():
                     continue
                 try:

@@ -22,13 +22,15 @@ import orjson
 
 from pipeline.audio import HEADERLESS, SUFFIXES
 from pipeline.readers._fields import LABELS, Chosen, guess, labels_of, number
-from pipeline.readers.base import CorpusError, Reader, files, printable
+from pipeline.readers.base import ARCHIVE_LIMIT, CorpusError, Reader, files, printable
 from schemas.utterance import AudioSource, Utterance
 
 log = logging.getLogger("earwitness")
 
 _TEXT_LIMIT = 2**20  # bytes of a text or JSON member
 _COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
+_TAR_ERRORS = (tarfile.TarError, OSError, EOFError, ValueError, MemoryError)
+"""What a damaged tar file can raise; the last where a header of names claims terabytes."""
 _TEXTS = ("transcript", "speaker", "language", "recording", "split", "licence")
 
 
@@ -47,7 +49,7 @@ class WebDataset(Reader):
                 with tarfile.open(tar, "r:") as archive:
                     if any(_suffix(m) in SUFFIXES for m in archive):
                         return {}
-            except (tarfile.TarError, EOFError):
+            except _TAR_ERRORS:
                 continue
         return None
 
@@ -67,14 +69,17 @@ class WebDataset(Reader):
     def _tar(self, path: Path) -> Iterator[Utterance]:
         relative = path.relative_to(self.root).as_posix()
         last = ""
+        if not path.is_file():
+            yield self.utterance(f"{relative}!", problem=f"audio_unreadable: {path} is no file")
+            return
         try:
             # Uncompressed only: members are read from where they lie, without unpacking.
             with tarfile.open(path, "r:") as archive:
                 for sample in _samples(archive):
                     last = f" after {printable(sample[-1].name)}"
                     yield from self._sample(relative, archive, sample)
-        except (tarfile.TarError, OSError, EOFError) as error:
-            problem = f"audio_unreadable: {path} is damaged{last}: {error}"
+        except _TAR_ERRORS as error:
+            problem = f"audio_unreadable: {path} is damaged{last}: {str(error) or 'a header is longer than memory'}"
             yield self.utterance(f"{relative}!damaged", problem=problem)
 
     def _sample(self, tar: str, archive: tarfile.TarFile, members: list[tarfile.TarInfo]) -> Iterator[Utterance]:
@@ -91,6 +96,8 @@ class WebDataset(Reader):
                 known = f"{member.size}-{member.mtime:g}-{member.chksum}"
                 name = printable(member.name)
                 source = AudioSource(tar, name, offset=member.offset_data, size=member.size, identity=known)
+                if member.size > ARCHIVE_LIMIT:
+                    problem = f"audio_unreadable: {tar}!{name} is over {ARCHIVE_LIMIT // 2**20} MB: cut it up first"
             else:
                 problem = f"audio_unreadable: {tar}!{printable(member.name)} is a link: pack the file itself"
             yield self.utterance(printable(key), source=source, problem=problem, **said)
@@ -156,7 +163,7 @@ def _samples(archive: tarfile.TarFile) -> Iterator[list[tarfile.TarInfo]]:
                 yield group
                 group = []
             group.append(member)
-    except (tarfile.TarError, OSError, EOFError):
+    except _TAR_ERRORS:
         if group:
             yield group
         raise

@@ -13,7 +13,7 @@ import datasets
 import pytest
 
 from pipeline import plugins
-from pipeline.audio import load
+from pipeline.audio import AudioError, load
 from tests.conftest import ROOT
 from tests.reading import read, reasons, said, sound, the, wrong
 
@@ -141,14 +141,16 @@ class TestAudio:
         folder = tmp_path / "saved"
         absolute = sound(tmp_path / "elsewhere" / "a.wav", seconds=0.2)
         table(tmp_path, 2, audio=[str(absolute), "wav/b.wav"]).save_to_disk(folder)
-        sound(folder / "wav" / "b.wav", seconds=0.4)
-        assert seconds(folder) == [0.2, 0.4]
+        sound(tmp_path / "wav" / "b.wav", seconds=0.4)
+        assert seconds(folder, audio_root=str(tmp_path)) == [0.2, 0.4]
+        with pytest.raises(AudioError, match="leads out of the corpus; if it is meant, set audio_root"):
+            seconds(folder)
 
     def test_a_path_in_the_place_of_bytes(self, tmp_path: Path) -> None:
         path = str(sound(tmp_path / "a.wav", seconds=0.2))
         rows = datasets.Dataset.from_dict({"audio": [{"bytes": None, "path": path}], "text": ["a"]})
         rows.cast_column("audio", datasets.Audio(decode=False)).save_to_disk(tmp_path / "saved")
-        assert seconds(tmp_path / "saved") == [0.2]
+        assert seconds(tmp_path / "saved", audio_root=str(tmp_path)) == [0.2]
 
     def test_none(self, tmp_path: Path) -> None:
         rows = datasets.Dataset.from_dict({"audio": ["a.wav", None], "text": ["a", "b"]})
