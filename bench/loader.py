@@ -339,6 +339,7 @@ def main(out: Path, runs: int = 5) -> None:
         "loader",
         "audio-hours/s",
         "by ours",
+        "CPU s/audio-hour",
         "padding, %",
         "first batch, s",
         "going on, s",
