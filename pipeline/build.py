@@ -12,7 +12,7 @@ from pathlib import Path
 from msgspec.structs import replace as with_position
 
 from pipeline import shards
-from pipeline.memo import Memo
+from pipeline.memo import Memo, MemoDamaged, mend
 from pipeline.plan import Plan, Unit, read_unit
 from pipeline.recipes import RecipeError
 from pipeline.setup import Setup, prepare
@@ -23,6 +23,7 @@ from schemas.manifest import ShardManifest
 from schemas.sample import Sample
 
 REPORT_EVERY = 0.5  # seconds between two reports of a unit's progress
+MENDINGS = 3  # of the memo within one unit: a disk that damages it again and again cannot be used
 
 
 class UnitsFailed(RuntimeError):
@@ -84,7 +85,16 @@ def build_unit(job: Job, unit: Unit) -> UnitReport:
     done = shards.finished(out, unit.id, unit.split, setup.fingerprint)
     if done is not None:
         return UnitReport(unit.id, *rows_of(done), skipped=True)
-    stopwatch = Stopwatch()
+    for _ in range(MENDINGS):
+        try:
+            return _build(job, unit, setup)
+        except MemoDamaged as damage:
+            mend(damage.path)
+    return _build(job, unit, setup)
+
+
+def _build(job: Job, unit: Unit, setup: Setup) -> UnitReport:
+    out, stopwatch = Path(job.out), Stopwatch()
     with shards.working(out), Memo(out / shards.BUILD / "memo.sqlite") as memo:
         stages = setup.stages(memo, job.urls, job.workers)
         progress = _Progress(out, unit)
