@@ -203,7 +203,8 @@ def _kind(name: str, revision: str) -> Any:
     _torch()
     library = require("transformers", extra="speech", what=_WHAT)
     try:
-        config = library.AutoConfig.from_pretrained(name, **({"revision": revision} if revision else {}))
+        known = {"revision": revision} if revision else {}
+        config = library.AutoConfig.from_pretrained(name, trust_remote_code=False, **known)
     except (OSError, ValueError, KeyError) as error:
         raise ASRError(f"transformers cannot load {name!r}: {error}") from error
     for kind in (library.AutoModelForSpeechSeq2Seq, library.AutoModelForCTC):
@@ -225,8 +226,10 @@ def _load(name: str, revision: str, device: str, dtype: str) -> _Model:
     known = {"revision": revision} if revision else {}
     kind = _kind(name, revision)
     try:
-        model = kind.from_pretrained(name, dtype=getattr(torch, dtype), **known).to(device).eval()
-        processor = library.AutoProcessor.from_pretrained(name, **known)
+        model = (
+            kind.from_pretrained(name, dtype=getattr(torch, dtype), trust_remote_code=False, **known).to(device).eval()
+        )
+        processor = library.AutoProcessor.from_pretrained(name, trust_remote_code=False, **known)
     except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
         raise ASRError(f"transformers cannot load {name!r} on {device}: {error}") from error
     generation = getattr(model, "generation_config", None)

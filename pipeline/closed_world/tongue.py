@@ -91,7 +91,7 @@ def train(
 @lru_cache(maxsize=1)
 def _reader(folder: Path, catalogues: Path) -> Reader:
     library = require("transformers", extra="train", what="the closed world")
-    return Reader(library.AutoTokenizer.from_pretrained(folder), World(catalogues))
+    return Reader(library.AutoTokenizer.from_pretrained(folder, trust_remote_code=False), World(catalogues))
 
 
 def _chunk(folder: Path, catalogues: Path, tokens: int, number: int, done: float) -> list[list[Row]]:

@@ -50,7 +50,7 @@ def load(name: str, *, device: str = "cpu", dtype: str = "float32", attention: s
                 attn_implementation={"": attention, "text_config": attention},
                 output_loading_info=True,
             )
-            tokenizer = AutoTokenizer.from_pretrained(name)
+            tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
         if told["missing_keys"]:
             raise ModelError(f"{name!r} lacks weights, such as {min(told['missing_keys'])}: it was not saved whole")
         speech = Composed(model, tokenizer, name=name)
@@ -88,9 +88,13 @@ def compose(spec: ModelSpec, *, seed: int = 0, dtype: str = "float32") -> Speech
         )
     with _reported(f"the LLM {spec.llm!r}"):
         language_model = AutoModelForCausalLM.from_pretrained(
-            spec.llm, dtype=getattr(torch, dtype), attn_implementation=spec.attention, **known
+            spec.llm,
+            dtype=getattr(torch, dtype),
+            attn_implementation=spec.attention,
+            trust_remote_code=False,
+            **known,
         )
-        tokenizer = AutoTokenizer.from_pretrained(spec.llm, **known)
+        tokenizer = AutoTokenizer.from_pretrained(spec.llm, trust_remote_code=False, **known)
     if AUDIO_PLACEHOLDER not in tokenizer.get_vocab():
         tokenizer.add_tokens([AddedToken(AUDIO_PLACEHOLDER, special=True, normalized=False)], special_tokens=True)
     config = _joined(spec, ears, language_model, tokenizer)
@@ -137,7 +141,8 @@ def _config(name: str, spec: ModelSpec | None = None) -> Any:
     if meant and not place.exists():  # else the Hub is asked for it, half a minute long where there is none
         raise ModelError(f"there is no folder {name!r}: a model lies in `model` of its run's folder")
     with _reported(f"the model {name!r}"):
-        return AutoConfig.from_pretrained(name, **({"revision": revision} if revision else {}))
+        known = {"revision": revision} if revision else {}
+        return AutoConfig.from_pretrained(name, trust_remote_code=False, **known)
 
 
 @contextmanager

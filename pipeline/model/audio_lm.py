@@ -60,7 +60,7 @@ class AudioLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-untyped-call
         self.encoders = nn.ModuleList(
             encoders.from_config(*pair) for pair in zip(config.encoder_configs, extractors, strict=True)
         )
-        self.language_model = AutoModelForCausalLM.from_config(config.text_config)  # type: ignore[no-untyped-call]
+        self.language_model = AutoModelForCausalLM.from_config(config.text_config, trust_remote_code=False)  # type: ignore[no-untyped-call]
         self.adapter = self.new_adapter()
         self.adapter.adopt(self.ears)
         self.post_init()  # type: ignore[no-untyped-call]

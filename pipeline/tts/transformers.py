@@ -197,10 +197,12 @@ def _load(name: str, revision: str, device: str, dtype: str, vocoder: str) -> _M
         dtype = "float32"
     known = {"revision": revision} if revision else {}
     try:
-        kind = library.AutoConfig.from_pretrained(name, **known).model_type
+        kind = library.AutoConfig.from_pretrained(name, trust_remote_code=False, **known).model_type
         given = dtype if dtype == "auto" else getattr(torch, dtype)
         if kind not in ("vits", "speecht5", "bark", "csm", "dia"):
-            pipeline = library.pipeline("text-to-audio", name, device=device, dtype=given, **known)
+            pipeline = library.pipeline(
+                "text-to-audio", name, device=device, dtype=given, trust_remote_code=False, **known
+            )
             return _Model(kind, pipeline.model, None, None, pipeline, int(pipeline.sampling_rate))
         kinds = {
             "vits": "VitsModel",
@@ -216,7 +218,7 @@ def _load(name: str, revision: str, device: str, dtype: str, vocoder: str) -> _M
         made = None
         if kind == "speecht5":
             made = library.SpeechT5HifiGan.from_pretrained(vocoder, dtype=model.dtype).to(device).eval()
-        processor = first.from_pretrained(name, **known)
+        processor = first.from_pretrained(name, trust_remote_code=False, **known)
         return _Model(kind, model, processor, made, None, _rate(model, processor, made))
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         raise SpeechError(f"transformers cannot load {name!r} on {device}: {error}") from error

@@ -194,8 +194,8 @@ class Encoder(nn.Module, ABC):
         """
         known = {"revision": revision} if revision else {}
         try:
-            config = AutoConfig.from_pretrained(name, **known)
-            extractor = AutoFeatureExtractor.from_pretrained(name, **known).to_dict()  # type: ignore[no-untyped-call]
+            config = AutoConfig.from_pretrained(name, trust_remote_code=False, **known)
+            extractor = AutoFeatureExtractor.from_pretrained(name, trust_remote_code=False, **known).to_dict()  # type: ignore[no-untyped-call]
         except (OSError, ValueError, KeyError, ImportError) as error:
             raise ModelError(f"the encoder {name!r} cannot be loaded: {error}") from error
         if config.model_type not in cls.model_types:
@@ -266,7 +266,8 @@ def load(name: str, revision: str = "", dtype: str = "float32") -> Encoder:
         ModelError: It cannot be read, or no family fits.
     """
     try:
-        config = AutoConfig.from_pretrained(name, **({"revision": revision} if revision else {}))
+        known = {"revision": revision} if revision else {}
+        config = AutoConfig.from_pretrained(name, trust_remote_code=False, **known)
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(f"the encoder {name!r} cannot be loaded: {error}") from error
     return family(config.model_type).load(name, revision, dtype)

@@ -96,7 +96,7 @@ def export(name: str, out: Path, format: str = "audio_flamingo3", dtype: str = "
 
 def _dtype(name: str) -> str:
     try:
-        config = AutoConfig.from_pretrained(name)
+        config = AutoConfig.from_pretrained(name, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(f"the model {name!r} cannot be loaded: {error}") from error
     return str(config.dtype or "float32").removeprefix("torch.")

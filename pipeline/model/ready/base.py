@@ -108,8 +108,8 @@ class Ready(SpeechLM):
             name: Of the model.
             known: The revision, if one is given.
         """
-        tokenizer = library.AutoTokenizer.from_pretrained(name, **known)
-        return tokenizer, library.AutoFeatureExtractor.from_pretrained(name, **known)
+        tokenizer = library.AutoTokenizer.from_pretrained(name, trust_remote_code=False, **known)
+        return tokenizer, library.AutoFeatureExtractor.from_pretrained(name, trust_remote_code=False, **known)
 
     @classmethod
     def load(

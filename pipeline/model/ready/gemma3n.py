@@ -34,7 +34,7 @@ class Gemma3n(Ready):
 
     @classmethod
     def read(cls, name: str, known: dict[str, Any]) -> tuple[Any, Any]:
-        tokenizer = library.AutoTokenizer.from_pretrained(name, **known)
+        tokenizer = library.AutoTokenizer.from_pretrained(name, trust_remote_code=False, **known)
         return tokenizer, library.Gemma3nAudioFeatureExtractor.from_pretrained(name, **known)
 
     def shown(self, token: str) -> str:

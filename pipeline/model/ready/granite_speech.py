@@ -39,7 +39,7 @@ class GraniteSpeech(Ready):
 
     @classmethod
     def read(cls, name: str, known: dict[str, Any]) -> tuple[Any, Any]:
-        tokenizer = library.AutoTokenizer.from_pretrained(name, **known)
+        tokenizer = library.AutoTokenizer.from_pretrained(name, trust_remote_code=False, **known)
         settings, _ = library.GraniteSpeechFeatureExtractor.get_feature_extractor_dict(name, **known)
         mel = _USUAL | {key: settings[key] for key in _USUAL if key in settings} | settings.get("melspec_kwargs", {})
         if mel["sample_rate"] != SAMPLING_RATE:

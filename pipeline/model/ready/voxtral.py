@@ -32,7 +32,9 @@ class Voxtral(Ready):
         # In transformers' form: Mistral's own backend renders and tokenises at once, and leaves no text between.
         file = cached_file(name, "tekken.json", _raise_exceptions_for_missing_entries=False, **known)
         if file is None:
-            tokenizer = library.AutoTokenizer.from_pretrained(name, mistral_format=False, **known)
+            tokenizer = library.AutoTokenizer.from_pretrained(
+                name, mistral_format=False, trust_remote_code=False, **known
+            )
         else:
             from transformers.integrations.mistral.tokenizer import convert_tekken_tokenizer
 
