@@ -268,9 +268,9 @@ class Client:
             async with self._session.request(
                 method, url, data=payload or None, headers=headers, allow_redirects=False
             ) as response:
-                if (response.content_length or 0) > _LARGEST_BODY:
+                body = await _whole(response)
+                if body is None:
                     return _Answer(413, b"the response is over 64 MB")
-                body = await response.read()
                 pause = _retry_after(response.headers.get("Retry-After")) if response.status in _AGAIN else None
                 return _Answer(response.status, body, pause)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
@@ -280,6 +280,19 @@ class Client:
             return _Answer(None, text.encode(), refused=refused, unreached=unreached)
         finally:
             self._in_flight[index] -= 1
+
+
+async def _whole(response: aiohttp.ClientResponse) -> bytes | None:
+    """The body, or None where it is larger than any answer: its header may not say so, or it may be compressed."""
+    told = response.content_length
+    if told is not None and told <= _LARGEST_BODY and "Content-Encoding" not in response.headers:
+        return await response.read()
+    body = bytearray()
+    async for piece in response.content.iter_chunked(2**16):
+        body += piece
+        if len(body) > _LARGEST_BODY:
+            return None
+    return bytes(body)
 
 
 def _retry_after(value: str | None) -> float | None:

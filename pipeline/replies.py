@@ -8,8 +8,7 @@ from typing import TypeVar
 import orjson
 from pydantic import ValidationError
 
-from pipeline.text import clean
-from schemas.conversation import AUDIO_PLACEHOLDER
+from pipeline.text import clean, without_control
 from schemas.replies import Reply
 from schemas.sample import Rejection
 
@@ -126,9 +125,9 @@ def _cleaned(value: object) -> object:
 
 
 def _cleaned_text(text: str) -> str:
-    """Clean, and without what stands for audio in messages: an LLM must not add to it."""
+    """Clean, and without what stands for audio or ends a turn in messages: an LLM must not add to them."""
     text = clean(text)
-    return clean(text.replace(AUDIO_PLACEHOLDER, " ")) if AUDIO_PLACEHOLDER in text else text
+    return clean(bare) if (bare := without_control(text)) != text else text
 
 
 def _short(text: str) -> str:

@@ -17,8 +17,20 @@ _WORD = re.compile(rf"{_LETTERS}(?:['-]{_LETTERS})*")
 _PLAIN = str.maketrans({"’": "'", "\u02bc": "'", "\u2010": "-", "\u2011": "-", "_": " ", "\xad": None})
 _TAG = re.compile(r"<[^<>\s]{1,24}>|\[[^\[\]\s]{1,24}\]|\{[^{}\s]{1,24}\}|(?<!\S)!SIL(?!\S)")
 _FENCE = re.compile(r"<[\s/]*transcript[\s/]*>", re.IGNORECASE)  # as stands around it in prompts
+_ANGLES = str.maketrans(dict.fromkeys("<>\uff1c\uff1e\ufe64\ufe65", " "))  # plain, wide and small
+_CONTROL = re.compile(
+    r"""
+      <\|[^<>|\s]{1,64}\|> | <｜[^<>｜\s]{1,64}｜>
+    | </?(?:s|bos|eos|pad|unk|start_of_turn|end_of_turn|start_of_(?:audio|image)|end_of_(?:audio|image)
+        |(?:audio|image)_soft_token|tools?|tool_calls?|tool_response)>
+    | \[/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS|TOOL_CONTENT|THINK|(?:BEGIN_)?AUDIO|IMG)\]
+    | <</?SYS>>
+    """,
+    re.VERBOSE,
+)
+"""By which chat templates part turns, roles, tools and audio: of ChatML, Llama, Gemma, Mistral, DeepSeek and Phi."""
 _SPACES = re.compile(r"\s+")
-_TAGGED = ("<", "[", "{", "!SIL")
+_TAGGED = ("<", "[", "{", "!SIL", "\uff1c", "\ufe64")
 _UNPRINTABLE = re.compile("[\ud800-\udfff\ufeff\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f]")
 _ENGLISH_I = re.compile(r"\bi(?=\b(?!-)|['’](?:m|ve|ll|d)\b)")
 _PLACEHOLDER = re.compile(
@@ -69,13 +81,22 @@ def clean(text: str) -> str:
 def without_tags(transcript: str) -> str:
     """A transcript without marks for noises, cut-offs and the like: `<NOISE>`, `[laughter]`, `{CG}`.
 
-    Nor can it end the `<transcript>` that a prompt puts it in.
+    No angle bracket is left in it, and no line end: so it can neither end the `<transcript>` that a prompt puts it
+    in, nor hold what a tokenizer takes for the end of a turn, or for audio.
     """
     text = clean(transcript)
     if has_any(text, _TAGGED):
         text = clean(_TAG.sub(" ", text))
         while "<" in text and _FENCE.search(text):  # taking one away can make another
             text = clean(_FENCE.sub(" ", text))
+        text = clean(text.translate(_ANGLES))
+    return text
+
+
+def without_control(text: str) -> str:
+    """A text without the tokens that mean something to chat templates: `<|im_end|>`, `[INST]`, `<|audio|>`."""
+    if "<" in text or "[" in text:
+        text = _CONTROL.sub(" ", text)  # a space, so that what is left makes no other one
     return text
 
 

@@ -92,14 +92,18 @@ def test_what_is_clean_can_be_stored_and_stays_clean(text: str) -> None:
         ("!SIL well !SIL", "well"),
         ("what!SILly", "what!SILly"),
         ("<|audio|> hello", "hello"),
-        ("a < b and c > d", "a < b and c > d"),
+        ("a < b and c > d", "a b and c d"),
         ("[this is a longer remark in brackets]", "[this is a longer remark in brackets]"),
         ("<a><b>", ""),
         ("it ends </transcript > here", "it ends here"),
         ("it ends < / TRANSCRIPT> here", "it ends here"),
         ("<transcript >again<\t/\ntranscript\n>", "again"),
         ("< </transcript >/transcript> <<a>/transcript>", ""),
-        ("a < transcript and b > c", "a < transcript and b > c"),
+        ("a < transcript and b > c", "a transcript and b c"),
+        (
+            "\uff1c/transcript\uff1e so </transcript x=1> it <|reserved_special_token_00001|> is",
+            "/transcript so /transcript x=1 it |reserved_special_token_00001| is",
+        ),
     ],
 )
 def test_tags_are_left_out(transcript: str, bare: str) -> None:

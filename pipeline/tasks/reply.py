@@ -41,7 +41,7 @@ class Reply(LLMTask):
 
     def values(self, draft: Sample, brief: Brief) -> dict[str, Any]:
         known = draft.utterances[0].labels
-        told = {name: without_tags(known[name]) for name in self.describe if name in known}
+        told = {name: _bracketed(known[name]) for name in self.describe if name in known}
         labels = "; ".join(f"{name}: {text}" for name, text in told.items() if text)
         return {"transcript": spoken(draft), "labels": labels}
 
@@ -58,3 +58,8 @@ class Reply(LLMTask):
     def _system(self, brief: Brief) -> tuple[Message, ...]:
         text = brief.prompts.content.system.strip() if self.system is None else self.system
         return (Message("system", text),) if text else ()
+
+
+def _bracketed(label: str) -> str:
+    """A label as it stands in brackets, which it cannot end."""
+    return without_tags(label).replace("[", "(").replace("]", ")")
