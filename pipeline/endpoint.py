@@ -11,9 +11,9 @@ import email.utils
 import logging
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -21,6 +21,7 @@ import orjson
 from yarl import URL
 
 log = logging.getLogger("earwitness")
+T = TypeVar("T")
 
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _AGAIN = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
@@ -44,6 +45,10 @@ class RequestRefused(Exception):
     """This one request cannot be served; others can."""
 
 
+class NothingSaid(ValueError):
+    """A server's answer in which nothing is said: in the end it is this request that it has none for."""
+
+
 class _Answer(NamedTuple):
     """What one try gave."""
 
@@ -56,6 +61,12 @@ class _Answer(NamedTuple):
     """Nobody listens at the address."""
     unreached: bool = False
     """No connection came about: it was refused, or the host does not answer, or has no address."""
+    value: Any = None
+    """What was read of the body."""
+    nonsense: bool = False
+    """A success whose body is no answer, such as a gateway's page."""
+    empty: bool = False
+    """The server's own word that it has nothing to say."""
 
 
 class Client:
@@ -130,10 +141,10 @@ class Client:
                 have no such list are taken at their word.
         """
         for index, url in enumerate(self._urls):
-            status, body = await self._persist("GET", "models", b"", only=index, unreached=unreached)
-            if status == 200:
+            answer = await self._persist("GET", "models", b"", only=index, unreached=unreached)
+            if answer.status == 200:
                 try:
-                    known = [str(m["id"]) for m in orjson.loads(body)["data"]]
+                    known = [str(m["id"]) for m in orjson.loads(answer.body)["data"]]
                 except (orjson.JSONDecodeError, KeyError, TypeError):
                     continue
                 if known and model not in known:
@@ -152,15 +163,37 @@ class Client:
             RequestRefused: This request cannot be served.
             EndpointError: None can.
         """
+        return (await self._post(path, payload, content_type)).body
+
+    async def ask(self, path: str, payload: bytes, read: Callable[[bytes], T]) -> T:
+        """What is read of a successful response; one that cannot be read is asked for again, as if there were none.
+
+        Args:
+            path: Below the base URL.
+            payload: The body of the request, in JSON.
+            read: Makes something of the response's body; a ValueError says that it is no answer, `NothingSaid`
+                that it is one in which nothing is said.
+
+        Raises:
+            RequestRefused: This request cannot be served.
+            EndpointError: None can.
+        """
+        value: T = (await self._post(path, payload, _JSON, read)).value
+        return value
+
+    async def _post(
+        self, path: str, payload: bytes, content_type: str, read: Callable[[bytes], Any] | None = None
+    ) -> _Answer:
         async with self._places:
-            status, body = await self._persist("POST", path, payload, content_type)
-        if status == 200:
+            answer = await self._persist("POST", path, payload, content_type, read)
+        if answer.status == 200:
             self._served += 1
-            return body
+            return answer
         self._refused += 1
+        told = f"{answer.status}: {_message(answer.body)}"
         if not self._served and self._refused >= _REFUSED_AT_FIRST:
-            raise EndpointError(f"the first {self._refused} requests were all refused: {status}: {_message(body)}")
-        raise RequestRefused(f"{status}: {_message(body)}")
+            raise EndpointError(f"the first {self._refused} requests were all refused: {told}")
+        raise RequestRefused(told)
 
     async def _persist(
         self,
@@ -168,25 +201,28 @@ class Client:
         path: str,
         payload: bytes,
         content_type: str = _JSON,
+        read: Callable[[bytes], Any] | None = None,
         only: int | None = None,
         unreached: float = float("inf"),
-    ) -> tuple[int, bytes]:
+    ) -> _Answer:
         """Tries until there is an answer that more tries would not change."""
         began = time.monotonic()
         failures = tries = 0
         while True:
             index = self._choose() if only is None else only
-            answer = await self._try(index, method, path, payload, content_type)
+            answer = await self._try(index, method, path, payload, content_type, read)
             status, body = answer.status, answer.body
-            if status is not None and status not in _AGAIN:
-                return self._settle(index, method, status, body)
+            if status is not None and status not in _AGAIN and not answer.nonsense:
+                self._settle(index, method, status, body)
+                return answer
             now = time.monotonic()
             tries += 1
             # Nothing against the request are being told to wait, and a server that fails whatever it is asked.
-            failures += status not in _BUSY and self._successes[index] > began
+            failures += answer.empty or (status not in _BUSY and self._successes[index] > began)
             self._rest(index, now)
             if failures > self._retries:
-                raise RequestRefused(f"{failures} tries failed while others succeeded: {_message(body)}")
+                others = "" if answer.empty else " while others succeeded"
+                raise RequestRefused(f"{failures} tries failed{others}: {_message(body)}")
             if answer.unreached and self._successes[index] < 0 and now - began > unreached:
                 raise EndpointError(
                     f"nobody answers at {_shown(self._urls[index])} ({_message(body)}). "
@@ -221,7 +257,7 @@ class Client:
                 self._patience - silent,
             )
 
-    def _settle(self, index: int, method: str, status: int, body: bytes) -> tuple[int, bytes]:
+    def _settle(self, index: int, method: str, status: int, body: bytes) -> None:
         self._last_success = self._successes[index] = time.monotonic()
         self._failures_in_row[index] = 0
         url = _shown(self._urls[index])
@@ -234,7 +270,6 @@ class Client:
             raise EndpointError(f"{url} answers 404: is the address or the model's name wrong? {_message(body)}")
         if 300 <= status < 400:
             raise EndpointError(f"{url} answers {status}, a redirection: give the final address")
-        return status, body
 
     def _address(self, index: int, path: str) -> URL:
         """Where a path is on a server; joined once, which costs a tenth of a request."""
@@ -258,7 +293,15 @@ class Client:
             return min(order, key=self._resting_until.__getitem__)
         return min(awake, key=self._in_flight.__getitem__)
 
-    async def _try(self, index: int, method: str, path: str, payload: bytes, content_type: str) -> _Answer:
+    async def _try(
+        self,
+        index: int,
+        method: str,
+        path: str,
+        payload: bytes,
+        content_type: str,
+        read: Callable[[bytes], Any] | None,
+    ) -> _Answer:
         assert self._session is not None
         self._in_flight[index] += 1
         self.sent += 1
@@ -271,8 +314,8 @@ class Client:
                 body = await _whole(response)
                 if body is None:
                     return _Answer(413, b"the response is over 64 MB")
-                pause = _retry_after(response.headers.get("Retry-After")) if response.status in _AGAIN else None
-                return _Answer(response.status, body, pause)
+                pause = _retry_after(response.headers) if response.status in _AGAIN else None
+                return _read(_Answer(response.status, body, pause), read)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             text = str(error) or f"no answer in {self._timeout:g} s"
             refused = isinstance(error, aiohttp.ClientConnectorError)
@@ -295,7 +338,18 @@ async def _whole(response: aiohttp.ClientResponse) -> bytes | None:
     return bytes(body)
 
 
-def _retry_after(value: str | None) -> float | None:
+def _read(answer: _Answer, read: Callable[[bytes], Any] | None) -> _Answer:
+    if read is None or answer.status != 200:
+        return answer
+    try:
+        return answer._replace(value=read(answer.body))
+    except ValueError as error:
+        return _Answer(200, str(error).encode(), nonsense=True, empty=isinstance(error, NothingSaid))
+
+
+def _retry_after(headers: Mapping[str, str]) -> float | None:
+    """Seconds that a server asks for. A date is compared with the server's own clock: ours may be wrong."""
+    value = headers.get("Retry-After")
     if not value:
         return None
     try:
@@ -303,7 +357,9 @@ def _retry_after(value: str | None) -> float | None:
     except ValueError:
         pass
     try:
-        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
+        until = email.utils.parsedate_to_datetime(value).timestamp()
+        now = email.utils.parsedate_to_datetime(headers["Date"]).timestamp() if "Date" in headers else time.time()
+        return max(0.0, until - now)
     except ValueError:
         return None
 

@@ -224,7 +224,31 @@ def test_one_bad_row_does_not_stop_a_run(server: Server, memo: Memo) -> None:
     rows = list(stage(server, memo)(asked(n) for n in range(8)))
     assert Counter(r.rejected for r in rows) == {None: 6, "request_refused": 2}
     assert "too long" in rows[3].detail
-    assert "not the answer of a chat completions endpoint" in rows[5].detail
+    assert "there is no choice in the answer" in rows[5].detail
+
+
+@pytest.mark.parametrize("body", [b"<html>gateway</html>", b'{"choices": [{"mess', b"null", b'{"choices": []}'])
+def test_what_is_no_answer_is_asked_for_again(server: Server, memo: Memo, body: bytes) -> None:
+    """A gateway's page with status 200 says nothing about the sample."""
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        if server.seen[(await request.read()).decode()] <= 2:
+            return web.Response(body=body)
+        return web.json_response({"choices": [{"message": {"content": "Fine."}, "finish_reason": "stop"}]})
+
+    server.answer = handle
+    (row,) = stage(server, memo, patience=20.0)([asked(0)])
+    assert row.rejected is None
+    assert row.provenance.attempts == 1
+
+
+def test_a_server_that_answers_nonsense_for_long_ends_the_run(server: Server, memo: Memo) -> None:
+    async def handle(request: web.Request) -> web.StreamResponse:
+        return web.Response(body=b"<html>please log in</html>")
+
+    server.answer = handle
+    with pytest.raises(EndpointError, match=r"HTTP 200: not the answer of a chat completions endpoint.*log in"):
+        list(stage(server, memo, patience=0.5)([asked(0)]))
 
 
 def test_a_wrong_key_stops_a_run_at_once(server: Server, memo: Memo) -> None:

@@ -24,7 +24,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import orjson
 from pydantic import Field, PositiveFloat, PositiveInt
 
-from pipeline.endpoint import Client, EndpointError
+from pipeline.endpoint import Client, EndpointError, NothingSaid
 from schemas.conversation import Message
 from schemas.recipe import Options
 from schemas.replies import Reply
@@ -58,10 +58,12 @@ class Completion:
         """The answer of a chat completions endpoint.
 
         Raises:
-            ValueError: It is none.
+            ValueError: It is none; `NothingSaid` if it is one without a choice.
         """
         try:
             value = orjson.loads(body)
+            if value["choices"] == []:
+                raise NothingSaid(f"there is no choice in the answer: {body[:200]!r}")
             choice, usage = value["choices"][0], value.get("usage") or {}
             return cls(
                 # A lone surrogate is no text: it cannot be stored, and nobody can say it.

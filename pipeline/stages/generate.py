@@ -183,11 +183,7 @@ class Generate(Stage):
         if known is not None:
             self.remembered += 1
             return Completion.from_json(known)
-        body = await client.post("chat/completions", payload)
-        try:
-            completion = Completion.from_response(body)
-        except ValueError as error:
-            raise RequestRefused(str(error)) from error
+        completion = await client.ask("chat/completions", payload, Completion.from_response)
         self.asked += 1
         await recorder.record(key, completion.to_json())
         return completion
