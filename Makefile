@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart install test test-vllm check format bench bench-train vllm clean
+.PHONY: help quickstart install serve test test-vllm check format bench bench-train vllm clean
 
 help:  ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
@@ -31,6 +31,9 @@ install: $(VENV)/.installed  ## Make the environment .venv
 
 quickstart: $(VENV)/.installed  ## Install, and build a small real dataset in out/quickstart
 	$(BIN)/earwitness build quickstart $(if $(LIMIT),--limit $(LIMIT))
+
+serve: $(VENV)/.installed  ## Start Prefect's server, a worker and the deployments of prefect.yaml; Ctrl-C stops them
+	$(BIN)/python -m flows.serve
 
 test: $(VENV)/.installed-dev  ## Install, and run the tests
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup --ignore tests/vllm

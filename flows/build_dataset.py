@@ -11,7 +11,7 @@ import subprocess
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from prefect import flow, task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
@@ -20,8 +20,9 @@ from prefect.futures import PrefectFuture, as_completed
 from prefect.server.api.server import SubprocessASGIServer
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 from prefect.task_runners import ThreadPoolTaskRunner
+from pydantic import Field
 
-from pipeline import build
+from pipeline import build, recipes
 from pipeline import finish as finishing
 from pipeline.build import Job, UnitReport, UnitsFailed
 from pipeline.endpoint import EndpointError
@@ -33,6 +34,7 @@ from pipeline.workers import Stopped, WorkerDied, Workers
 from schemas.manifest import DatasetManifest
 
 CPUS = os.cpu_count() or 1
+Count = Annotated[int, Field(ge=1)]
 FATAL = (EndpointError, OSError, Stopped)  # no other unit can succeed either
 
 _followers: dict[int, subprocess.Popen[bytes]] = {}  # by the server that they end with us
@@ -75,19 +77,21 @@ def finish(job: Job, made: Plan) -> DatasetManifest:
 
 
 @flow(name="build-dataset", persist_result=False, task_runner=_threads(CPUS))
-def build_dataset(recipe: str, out: str, limit: int | None = None, workers: int = CPUS) -> Report:
+def build_dataset(recipe: str, out: str | None = None, limit: Count | None = None, workers: Count = CPUS) -> Report:
     """Builds the dataset of a recipe.
 
     Args:
-        recipe: The recipe's file.
-        out: The dataset's folder.
+        recipe: The recipe's file, or the name of a shipped one.
+        out: The dataset's folder; out/NAME if omitted.
         limit: At most so many utterances, drawn by chance.
         workers: Processes that build units.
     """
     global _workers
     _keep_no_server()
     prepare.cache_clear()  # a process that serves flows has read the recipe for an earlier run
+    recipe = str(recipes.find(recipe))
     setup = prepare(recipe)
+    out = out or str(Path("out") / setup.recipe.name)
     job = Job(recipe, out, fingerprint=setup.fingerprint, workers=workers)
     with exclusive(Path(out)):
         claim(Path(out), setup.recipe.name)

@@ -8,36 +8,41 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 from prefect import flow, task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
+from pydantic import Field
 
 from flows.evaluate import evaluate as evaluation
-from pipeline.train import curves
-from pipeline.train.command import console, ready
-from pipeline.train.curves import History
-from pipeline.train.engine import TrainingError
-from pipeline.train.loop import MODEL
-from pipeline.train.run import Run, alone, finished
-from pipeline.train.setup import Setup, prepare
+
+if TYPE_CHECKING:  # torch is needed where a run runs, not where it is deployed from
+    from pipeline.train.run import Run
+    from pipeline.train.setup import Setup
 
 
 @task(name="preflight", cache_policy=NO_CACHE, persist_result=False)
 def preflight(setup: Setup, out: str) -> Run:
     """Loads the model, and tries the largest batches if the run has not begun yet."""
+    from pipeline.train.command import ready
+
     return ready(setup, Path(out))
 
 
 @task(name="training", cache_policy=NO_CACHE, persist_result=False)
 def training(run: Run) -> None:
     """Trains, or goes on."""
+    from pipeline.train.command import console
+
     run.train(console)
 
 
 @task(name="training-in-processes", cache_policy=NO_CACHE, persist_result=False)
 def training_in_processes(recipe: str, data: list[str], out: str, processes: int) -> None:
     """The same by `torchrun`, which begins with the preflight."""
+    from pipeline.train.engine import TrainingError
+
     several = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
     own = ["-m", "pipeline.train.command", recipe, "--out", out, *(f"--data={folder}" for folder in data)]
     ended = subprocess.run([*several, *own], check=False)
@@ -47,7 +52,11 @@ def training_in_processes(recipe: str, data: list[str], out: str, processes: int
 
 @flow(name="train", persist_result=False)
 def train(
-    recipe: str, out: str, data: list[str] | None = None, processes: int = 1, evaluate: list[str] | None = None
+    recipe: str,
+    out: str,
+    data: list[str] | None = None,
+    processes: Annotated[int, Field(ge=1)] = 1,
+    evaluate: list[str] | None = None,
 ) -> str:
     """Trains a model by a recipe.
 
@@ -61,6 +70,12 @@ def train(
     Returns:
         The model's folder.
     """
+    from pipeline.train import curves
+    from pipeline.train.curves import History
+    from pipeline.train.loop import MODEL
+    from pipeline.train.run import alone, finished
+    from pipeline.train.setup import prepare
+
     folder, given = Path(out), [str(Path(path).absolute()) for path in data or ()]
     setup = prepare(recipe, [Path(path) for path in given])
     setup.refuse_foreign(folder)

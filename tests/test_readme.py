@@ -37,6 +37,10 @@ INSTEAD = {
         "earwitness evaluate out/tiny/model out/quickstart --limit 3 --most-tokens 8 --timed 0"
     ),
     "earwitness closed-world": "earwitness closed-world --help",
+    # Started and used by tests/test_deployments.py.
+    "make serve": "make --dry-run serve",
+    "export PREFECT_API_URL=http://127.0.0.1:4200/api": "true",
+    "prefect deployment run build-dataset/build -p recipe=quickstart": "prefect deployment run --help",
 }
 
 

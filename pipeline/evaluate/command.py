@@ -61,15 +61,12 @@ def evaluate(
     seed: Annotated[int, typer.Option(help="Draws rows, the order of options, and whose speech is shuffled in.")] = 0,
 ) -> None:
     """Evaluate a model on a dataset. Run it again to go on after a stop: nothing is asked twice."""
-    torch = require("torch", extra="train", what="evaluating a model")
-    require("transformers", extra="train", what="evaluating a model")
+    for package in ("torch", "transformers"):
+        require(package, extra="train", what="evaluating a model")
     from pipeline.evaluate.questions import Settings
     from pipeline.evaluate.systems import DEFAULT
 
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    if dtype == "auto":
-        dtype = "bfloat16" if device.startswith("cuda") else "float32"
+    device, precision = placed(device, dtype)
     settings = Settings(
         split=split,
         systems=tuple(system or (*DEFAULT, *(["cascade"] if asr else []))),
@@ -82,7 +79,7 @@ def evaluate(
         at_once=batch,
         timed=timed,
         device=device,
-        dtype=dtype,
+        dtype=precision,
         seed=seed,
     )
     folder = out or Path("out") / "evaluation" / f"{Path(model).name}-{dataset.name}"
@@ -90,6 +87,15 @@ def evaluate(
     _summary(result)
     console.print(f"\nThe report: [cyan]{page}[/cyan]", soft_wrap=True)
 
+
+def placed(device: str, dtype: str) -> tuple[str, str]:
+    """A device and a precision, where they are left to us (`auto`)."""
+    if device == "auto":
+        torch = require("torch", extra="train", what="evaluating a model")
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if dtype == "auto":
+        dtype = "bfloat16" if device.startswith("cuda") else "float32"
+    return device, dtype
 
 def shown(
     model: str, dataset: Path, out: Path, settings: Settings, training: Path | None = None
