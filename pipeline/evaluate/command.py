@@ -97,6 +97,7 @@ def placed(device: str, dtype: str) -> tuple[str, str]:
         dtype = "bfloat16" if device.startswith("cuda") else "float32"
     return device, dtype
 
+
 def shown(
     model: str, dataset: Path, out: Path, settings: Settings, training: Path | None = None
 ) -> tuple[Result, Path]:
