@@ -15,24 +15,33 @@ from pipeline.publish.hub import Published
 
 
 @task(name="push", cache_policy=NO_CACHE, persist_result=False)
-def push(dataset: str, repository: str, rejected: bool, private: bool) -> Published:
+def push(dataset: str, repository: str | None, rejected: bool | None, private: bool | None, purge: bool) -> Published:
     """Sends what the Hub lacks, and makes the release visible."""
     folder = Path(dataset)
-    return release.publish(folder, inspect.load(folder), repository, rejected=rejected, private=private)
+    return release.publish(folder, inspect.load(folder), repository, rejected=rejected, private=private, purge=purge)
 
 
 @flow(name="publish", persist_result=False)
-def publish(dataset: str, repository: str, rejected: bool = False, private: bool = True) -> Published:
+def publish(
+    dataset: str,
+    repository: str | None = None,
+    rejected: bool | None = None,
+    private: bool | None = None,
+    purge: bool = False,
+) -> Published:
     """Publishes a finished dataset. The Hub's token comes from `HF_TOKEN` alone.
 
     Args:
         dataset: Its folder.
-        repository: `owner/name` on the Hub.
+        repository: `owner/name` on the Hub; what is omitted is as the recipe says under `publish`.
         rejected: Whether rows that were set aside are a configuration of their own.
         private: Whether a new repository is.
+        purge: Whether what is no longer shown is deleted for good, and the history with it. No way back.
     """
-    done = push(dataset, repository, rejected, private)
+    done = push(dataset, repository, rejected, private, purge)
     rows = [("commit", done.commit), ("changed", done.changed), ("files", done.files), ("files made", done.made)]
-    key = f"{Path(repository).name.lower()}-release".replace("_", "-").replace(".", "-")
-    create_markdown_artifact(f"# {repository}\n\n{table(('', 'release'), rows)}", key=key)
+    if purge:
+        rows.append(("deleted for good", done.purged))
+    key = f"{Path(done.repository).name.lower()}-release".replace("_", "-").replace(".", "-")
+    create_markdown_artifact(f"# {done.repository}\n\n{table(('', 'release'), rows)}", key=key)
     return done

@@ -224,19 +224,36 @@ def recipes() -> None:
 
 def publish(
     dataset: Annotated[Path, typer.Argument(help="The folder of a finished dataset.")],
-    repository: Annotated[str, typer.Argument(help="OWNER/NAME on the Hugging Face Hub; made if it is not there.")],
-    rejected: Annotated[bool, typer.Option(help="Publish the rows that were set aside, too.")] = False,
-    public: Annotated[bool, typer.Option(help="Let everybody see a repository that is new.")] = False,
+    repository: Annotated[
+        str | None, typer.Argument(help="OWNER/NAME on the Hugging Face Hub; made if it is not there.")
+    ] = None,
+    rejected: Annotated[
+        bool | None, typer.Option("--rejected/--no-rejected", help="Publish the rows that were set aside, too.")
+    ] = None,
+    public: Annotated[
+        bool | None, typer.Option("--public/--private", help="Let everybody see a repository that is new.")
+    ] = None,
+    purge: Annotated[
+        bool, typer.Option(help="Afterwards delete for good what is no longer shown, and the history. No way back.")
+    ] = False,
 ) -> None:
-    """Publish a finished dataset on the Hub, all at once. The token is taken from HF_TOKEN. Run it again to go on."""
+    """Publish a finished dataset on the Hub, all at once. The token is taken from HF_TOKEN. Run it again to go on.
+
+    What is omitted is as the recipe says under `publish`.
+    """
     from pipeline.publish import release
 
-    done = release.publish(dataset, inspection.load(dataset), repository, rejected=rejected, private=not public)
+    private = None if public is None else not public
+    done = release.publish(
+        dataset, inspection.load(dataset), repository, rejected=rejected, private=private, purge=purge
+    )
+    if purge:
+        console.print(f"{done.repository}: {done.purged} files of older releases are deleted for good.")
     if not done.changed:
-        console.print(f"{repository} has all of it already: no new commit.")
+        console.print(f"{done.repository} has all of it already: no new commit.")
         return
-    console.print(f"{repository}: {done.files} files, of which {done.made} were made for this release.")
-    console.print(f"Load it: datasets.load_dataset({repository!r})", soft_wrap=True)
+    console.print(f"{done.repository}: {done.files} files, of which {done.made} were made for this release.")
+    console.print(f"Load it: datasets.load_dataset({done.repository!r})", soft_wrap=True)
 
 
 COMMANDS: dict[str, Callable[..., None]] = {

@@ -56,6 +56,19 @@ class AugmentSpec(Options):
     """Those that are drawn from, by name, with their options; the usual ones if omitted."""
 
 
+class PublishSpec(Options):
+    """How the dataset is published, where the command does not say it."""
+
+    repository: Annotated[str, Field(pattern=r"^$|^[\w.-]+/[\w.-]+$")] = ""
+    """`owner/name` on the Hub."""
+    rejected: bool = False
+    """Whether the rows that were set aside are a configuration of their own."""
+    private: bool = True
+    """Whether a repository that is made is."""
+    licences: dict[str, str] = {}
+    """Of the models that wrote and listened, by name, for the card: `{Qwen/Qwen3-8B: Apache-2.0}`."""
+
+
 class Recipe(Options):
     """A whole recipe. Paths are relative to the recipe's file."""
 
@@ -87,3 +100,4 @@ class Recipe(Options):
     """What is done to the sound of utterances; nothing if omitted."""
     split: SplitSpec = SplitSpec()
     shards: ShardSpec = ShardSpec()
+    publish: PublishSpec = PublishSpec()

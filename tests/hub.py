@@ -6,6 +6,7 @@ are planted from outside: `POST /faults` with a list of `{"path": "/commit/", "s
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import json
@@ -30,6 +31,8 @@ TOKEN = "hf_testing"
 class Repository:
     commits: list[tuple[str, dict[str, bytes]]] = field(default_factory=list)
     large: set[str] = field(default_factory=set)
+    others: dict[str, tuple[str, dict[str, bytes]]] = field(default_factory=dict)
+    """Tags by name."""
 
     def __post_init__(self) -> None:
         self.add("initial commit", {".gitattributes": b"*.parquet filter=lfs\n"})
@@ -44,7 +47,9 @@ class Repository:
         return self.commits[-1]
 
     def at(self, revision: str) -> tuple[str, dict[str, bytes]] | None:
-        return self.head if revision == "main" else next((c for c in self.commits if c[0] == revision), None)
+        if revision == "main":
+            return self.head
+        return next((c for c in [*self.commits, *self.others.values()] if c[0] == revision), None)
 
 
 @dataclass
@@ -56,8 +61,12 @@ class Hub:
     objects: dict[str, bytes] = field(default_factory=dict)
     sent: Counter[str] = field(default_factory=Counter)
     """Bytes of content received, by sha256."""
+    deleted: set[str] = field(default_factory=set)
+    """What was deleted for good, by sha256."""
     faults: list[dict] = field(default_factory=list)
     seen: list[tuple[str, str]] = field(default_factory=list)
+    takes: int = 10**9
+    """Contents that are still received; then who sends more waits, as on a network that has stalled."""
     before_commit: list = field(default_factory=list)
     """Called with the repository before a commit is looked at, once each: somebody else is faster."""
 
@@ -138,7 +147,7 @@ def _app(hub: Hub) -> Starlette:
         modes = [
             {
                 "path": f["path"],
-                "uploadMode": "lfs" if f["path"].endswith(".parquet") else "regular",
+                "uploadMode": "lfs" if f["path"].endswith((".parquet", ".flac")) else "regular",
                 "shouldIgnore": False,
             }
             for f in body["files"]
@@ -160,6 +169,9 @@ def _app(hub: Hub) -> Starlette:
 
     async def store(request: Request) -> Response:
         oid, content = request.path_params["oid"], await request.body()
+        while hub.takes <= 0:
+            await asyncio.sleep(0.01)
+        hub.takes -= 1
         hub.sent[oid] += len(content)
         if hashlib.sha256(content).hexdigest() != oid:
             return PlainTextResponse("the content is not what its name says", 400)
@@ -198,6 +210,42 @@ def _app(hub: Hub) -> Starlette:
                 "success": True,
             }
         )
+
+    async def refs(request: Request) -> Response:
+        repository = hub.repositories[request.path_params["name"]]
+        tags = [{"name": n, "ref": f"refs/tags/{n}", "targetCommit": c[0]} for n, c in repository.others.items()]
+        main = {"name": "main", "ref": "refs/heads/main", "targetCommit": repository.head[0]}
+        return JSONResponse({"branches": [main], "converts": [], "tags": tags, "pullRequests": []})
+
+    async def commits(request: Request) -> Response:
+        repository = hub.repositories[request.path_params["name"]]
+        told = {"title": "", "message": "", "authors": [], "date": "2026-01-01T00:00:00.000Z"}
+        return JSONResponse([{"id": oid, **told} for oid, _ in reversed(repository.commits)])
+
+    async def squash(request: Request) -> Response:
+        repository = hub.repositories[request.path_params["name"]]
+        files = repository.head[1]
+        repository.commits.clear()
+        repository.add((await request.json())["message"] + " squashed", files)
+        return JSONResponse({})
+
+    async def lfs_files(request: Request) -> Response:
+        told = {"filename": "some.parquet", "pushedAt": "2026-01-01T00:00:00.000Z", "ref": "main", "pusher": {}}
+        return JSONResponse(
+            [{"fileOid": f"id-{oid}", "oid": oid, "size": len(c), **told} for oid, c in hub.objects.items()]
+        )
+
+    async def delete_lfs(request: Request) -> Response:
+        repository = hub.repositories[request.path_params["name"]]
+        asked = (await request.json())["deletions"]
+        assert asked["rewriteHistory"] is True
+        for file in asked["sha"]:
+            hub.deleted.add(file.removeprefix("id-"))
+            gone = hub.objects.pop(file.removeprefix("id-"))
+            for _, files in repository.commits:
+                for path in [path for path, content in files.items() if content == gone]:
+                    del files[path]
+        return JSONResponse({})
 
     async def resolve(request: Request) -> Response:
         name, path = request.path_params["name"], request.path_params["path"]
@@ -249,6 +297,11 @@ def _app(hub: Hub) -> Starlette:
         (f"/api/datasets/{name}/paths-info/{{revision}}", paths_info, ["POST"]),
         (f"/api/datasets/{name}/preupload/{{revision}}", preupload, ["POST"]),
         (f"/api/datasets/{name}/commit/{{revision}}", commit, ["POST"]),
+        (f"/api/datasets/{name}/refs", refs, ["GET"]),
+        (f"/api/datasets/{name}/commits/{{revision}}", commits, ["GET"]),
+        (f"/api/datasets/{name}/super-squash/{{revision}}", squash, ["POST"]),
+        (f"/api/datasets/{name}/lfs-files", lfs_files, ["GET"]),
+        (f"/api/datasets/{name}/lfs-files/batch", delete_lfs, ["POST"]),
         (f"/api/datasets/{name}", info, ["GET"]),
         (f"/datasets/{name}.git/info/lfs/objects/batch", batch, ["POST"]),
         ("/store/{oid}", store, ["PUT"]),

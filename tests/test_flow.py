@@ -21,6 +21,7 @@ import pytest
 from msgspec.structs import replace
 
 from pipeline import inspect
+from tests import hub as hubs
 from tests.building import build, files_of, rows
 from tests.conftest import ROOT, LLMServer, _free_port
 
@@ -120,6 +121,31 @@ def test_a_run_with_a_server(prefect: dict[str, str], tmp_path: Path, write_reci
     figures = json.loads(figures) if isinstance(figures, str) else figures
     assert {"what": "rows", "name": "kept", "value": kept} in figures
     assert {f["what"] for f in figures} >= {"rows", "hours", "rows of task", "seconds of stage"}
+
+
+def test_publishing_tells_nobody_the_token(
+    prefect: dict[str, str], tmp_path: Path, write_recipe: Callable[..., Path]
+) -> None:
+    pytest.importorskip("matplotlib", reason="the extra `publish` is not installed")
+    build(write_recipe("spoken"), tmp_path / "out")
+    code = "import sys; from flows.publish import publish; publish(sys.argv[1], 'somebody/spoken', rejected=True)"
+    loud = {"PREFECT_LOGGING_LEVEL": "DEBUG", "PREFECT_LOGGING_ROOT_LEVEL": "DEBUG", "HF_DEBUG": "1"}
+    loud |= {"HF_HUB_DISABLE_XET": "1", "HF_TOKEN": hubs.TOKEN, "HF_HOME": str(tmp_path / "hf")}
+    with hubs.serving() as hub:
+        done = subprocess.run(
+            [sys.executable, "-c", code, str(tmp_path / "out")],
+            cwd=ROOT,
+            env=prefect | loud | {"HF_ENDPOINT": hub.url},
+            capture_output=True,
+            timeout=180,
+            check=False,
+        )
+    assert done.returncode == 0, done.stderr.decode()
+    assert [a["key"] for a in ask(prefect, "artifacts/filter") if a["key"] == "spoken-release"]
+    written = [path for folder in (tmp_path, Path(prefect["PREFECT_HOME"])) for path in folder.rglob("*")]
+    told = {str(path): path.read_bytes() for path in written if path.is_file()}
+    told |= {"output": done.stdout + done.stderr} | hub.repositories["somebody/spoken"].head[1]
+    assert not [name for name, content in told.items() if hubs.TOKEN.encode() in content]
 
 
 def test_neither_workers_nor_shards_change_the_samples(

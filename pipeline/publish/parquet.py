@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,86 +18,25 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
 
-from pipeline import shards
 from pipeline.publish.errors import DamagedShard
+from pipeline.publish.layout import Part
 from schemas.arrow import FEATURES, SAMPLING_RATE, SCHEMA
-from schemas.manifest import DatasetManifest, ShardFile
+from schemas.manifest import ShardFile
 
-FILE_BYTES = 400 * 2**20  # of shards that go into one file
 GROUP_BYTES = 64 * 2**20  # of rows in memory that go into one row group
-WRITER = 1  # raised when the same rows would become other bytes
 _PLAIN = "NONE"  # FLAC is compressed already
 _TEXT = "ZSTD"
-DEFAULT, REJECTED = "default", "rejected"
 _AUDIO = {"sampling_rate": SAMPLING_RATE, "_type": "Audio"}
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
-    """Shards that become one Parquet file."""
+class Made:
+    """A file's bytes."""
 
-    config: str
-    split: str
-    number: int
-    shards: tuple[ShardFile, ...]
-    single: bool
-    """Whether every row of the dataset has exactly one audio: then the column is `audio`, which the viewer plays."""
-
-    @property
-    def path(self) -> str:
-        """In the repository. No count of all files is in it, so that one more file renames none."""
-        return f"{self.config}/{self.split}-{self.number:05d}.parquet"
-
-    @property
-    def key(self) -> str:
-        """Digest of all that decides the file's bytes."""
-        told = [str(WRITER), f"pyarrow {pa.__version__}", str(self.single), *(file.digest for file in self.shards)]
-        return xxhash.xxh3_128_hexdigest("\n".join(told).encode())
-
-    @property
-    def rows(self) -> int:
-        """Of all its shards."""
-        return sum(file.rows for file in self.shards)
-
-
-def parts(dataset: DatasetManifest, *, single: bool, rejected: bool) -> list[Part]:
-    """The files of a dataset. Shards that are added later change the last file of a split, and no other."""
-    found: list[Part] = []
-    for split, summary in dataset.splits.items():
-        found += _filled(DEFAULT, split, summary.shards, single)
-    if rejected:
-        for split in sorted({_split_of(file) for file in dataset.rejected}, reverse=True):
-            found += _filled(REJECTED, split, [f for f in dataset.rejected if _split_of(f) == split], single=False)
-    return found
-
-
-def _split_of(file: ShardFile) -> str:
-    return Path(file.path).name.partition("-")[0]
-
-
-def _filled(config: str, split: str, files: Sequence[ShardFile], single: bool) -> Iterator[Part]:
-    some: list[ShardFile] = []
-    number = size = 0
-    for file in files:
-        if some and size + file.bytes > FILE_BYTES:
-            yield Part(config, split, number, tuple(some), single)
-            some, number, size = [], number + 1, 0
-        some.append(file)
-        size += file.bytes
-    if some:
-        yield Part(config, split, number, tuple(some), single)
-
-
-def has_single_audios(folder: Path, dataset: DatasetManifest) -> bool:
-    """Whether every kept row has exactly one audio. Reads no audio."""
-    files = [file for split in dataset.splits.values() for file in split.shards]
-    return bool(files) and all(
-        _lengths_are_one(batch["audios"]) for file in files for batch in shards.batches(folder / file.path, ["audios"])
-    )
-
-
-def _lengths_are_one(audios: pa.ListArray) -> bool:
-    return audios.null_count == 0 and bool((audios.value_lengths().to_numpy() == 1).all())
+    content: bytes
+    rows: int
+    memory: int
+    """Bytes of its rows as Arrow has them in memory."""
 
 
 def schema(single: bool) -> pa.Schema:
@@ -115,27 +54,70 @@ def schema(single: bool) -> pa.Schema:
     return pa.schema(fields, metadata={"huggingface": json.dumps({"info": {"features": features}})})
 
 
-def write(folder: Path, part: Part) -> bytes:
-    """A file's bytes. They are made in memory: what is uploaded is read from the disk once, and written never.
+def write(folder: Path, part: Part) -> Iterator[Made]:
+    """The bytes of a part's files, one after another.
+
+    They are made in memory: what is uploaded is read from the disk once, and written never.
 
     Raises:
-        DamagedShard: A shard is missing or its bytes have changed.
+        DamagedShard: A shard is missing or its bytes have changed. It comes after the last file at the latest, so
+            nothing that was made may be shown before the end.
     """
-    made, sink = schema(part.single), io.BytesIO()
-    columns = _columns(made)
-    audio = [name for name in columns if name.startswith(("audio.", "audios."))]
-    with pq.ParquetWriter(
-        sink,
-        made,
-        compression={name: _PLAIN if name in audio else _TEXT for name in columns},
-        use_dictionary=[name for name in columns if name not in audio],
-        write_statistics=[name for name in columns if name not in audio],
-        write_page_index=True,
-        use_content_defined_chunking=True,  # so that the Hub's storage finds again what has only moved
-    ) as writer:
-        for group in _groups(_rows(folder, part, made)):
-            writer.write_table(group, row_group_size=max(1, group.num_rows))
-    return sink.getvalue()
+    made, piece = schema(part.single), 0
+    ends = [part.shards[0].rows * (n + 1) // part.pieces for n in range(part.pieces)] if part.pieces > 1 else []
+    writer, begun = _Writer(made), 0
+    for batch in _rows(folder, part, made):
+        while piece < len(ends) - 1 and begun + batch.num_rows > ends[piece]:  # a large shard is divided by rows
+            writer.add(batch.slice(0, ends[piece] - begun))
+            batch = batch.slice(ends[piece] - begun)
+            yield writer.close()
+            writer, begun, piece = _Writer(made), ends[piece], piece + 1
+        writer.add(batch)
+        begun += batch.num_rows
+    yield writer.close()
+
+
+class _Writer:
+    """Writes one file into memory, in row groups of about as many bytes."""
+
+    def __init__(self, made: pa.Schema) -> None:
+        columns = _columns(made)
+        audio = [name for name in columns if name.startswith(("audio.", "audios."))]
+        self._sink = io.BytesIO()
+        self._writer = pq.ParquetWriter(
+            self._sink,
+            made,
+            compression={name: _PLAIN if name in audio else _TEXT for name in columns},
+            use_dictionary=[name for name in columns if name not in audio],
+            write_statistics=[name for name in columns if name not in audio],
+            write_page_index=True,
+            use_content_defined_chunking=True,  # so that the Hub's storage finds again what has only moved
+        )
+        self._waiting: list[pa.RecordBatch] = []
+        self._size = self._rows = self._memory = 0
+
+    def add(self, batch: pa.RecordBatch) -> None:
+        pieces = -(-batch.nbytes // GROUP_BYTES) or 1  # a batch that is larger than a group is divided
+        step = -(-batch.num_rows // pieces) or 1
+        for begin in range(0, batch.num_rows, step):
+            piece = batch.slice(begin, step)
+            if self._waiting and self._size + piece.nbytes > GROUP_BYTES:
+                self._flush()
+            self._waiting.append(piece)
+            self._size += piece.nbytes
+
+    def _flush(self) -> None:
+        if self._waiting:
+            group = pa.Table.from_batches(self._waiting)
+            self._writer.write_table(group, row_group_size=max(1, group.num_rows))
+            self._rows += group.num_rows
+            self._memory += self._size
+        self._waiting, self._size = [], 0
+
+    def close(self) -> Made:
+        self._flush()
+        self._writer.close()
+        return Made(self._sink.getvalue(), self._rows, self._memory)
 
 
 def _columns(made: pa.Schema) -> list[str]:
@@ -148,32 +130,52 @@ def _columns(made: pa.Schema) -> list[str]:
 
 def _rows(folder: Path, part: Part, made: pa.Schema) -> Iterator[pa.RecordBatch]:
     for file in part.shards:
-        path = folder / file.path
-        cure = "`earwitness build` makes it again"
-        if not path.is_file() or path.stat().st_size != file.bytes:
-            raise DamagedShard(f"{path} is missing or not of the size that its manifest says: {cure}")
-        if shards.digest_of(path) != file.digest:
-            raise DamagedShard(f"{path} has changed since it was made: {cure}")
-        for batch in shards.batches(path):
+        for batch in _verified(folder / file.path, file):
             columns = {name: batch[name] for name in batch.schema.names}
             audios = columns.pop("audios")
             columns["audio" if part.single else "audios"] = audios.flatten() if part.single else audios
             yield pa.record_batch([columns[name] for name in made.names], schema=made)
 
 
-def _groups(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
-    """Rows in groups of about as many bytes; a batch that is larger is divided."""
-    some: list[pa.RecordBatch] = []
-    size = 0
-    for batch in batches:
-        pieces = -(-batch.nbytes // GROUP_BYTES) or 1
-        step = -(-batch.num_rows // pieces) or 1
-        for begin in range(0, batch.num_rows, step):
-            piece = batch.slice(begin, step)
-            if some and size + piece.nbytes > GROUP_BYTES:
-                yield pa.Table.from_batches(some)
-                some, size = [], 0
-            some.append(piece)
-            size += piece.nbytes
-    if some:
-        yield pa.Table.from_batches(some)
+class _Digested(io.RawIOBase):
+    """A file that is read once, and its digest."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self._file = open(path, "rb", buffering=0)  # noqa: SIM115 - closed with this object
+        self.digest, self.size = xxhash.xxh3_128(), 0
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        found = []
+        while size and (block := self._file.read(size)):  # the system hands out no more than 2 GB at once
+            found.append(block)
+            size -= len(block) if size > 0 else 0
+        whole = found[0] if len(found) == 1 else b"".join(found)
+        self.digest.update(whole)
+        self.size += len(whole)
+        return whole
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
+def _verified(path: Path, file: ShardFile) -> Iterator[pa.RecordBatch]:
+    """The batches of a shard, whose digest is compared at its end."""
+    cure = "`earwitness build` makes it again"
+    if not path.is_file() or path.stat().st_size != file.bytes:
+        raise DamagedShard(f"{path} is missing or not of the size that its manifest says: {cure}")
+    with _Digested(path) as source:
+        try:
+            with pa.ipc.open_stream(pa.PythonFile(source, mode="r")) as reader:
+                for batch in reader:
+                    batch.validate(full=True)  # offsets that are damaged would be followed to anywhere
+                    yield batch
+        except pa.ArrowException as error:
+            raise DamagedShard(f"{path} has changed since it was made: {cure}") from error
+        source.read()
+        if source.digest.hexdigest() != file.digest:
+            raise DamagedShard(f"{path} has changed since it was made: {cure}")
