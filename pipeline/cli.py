@@ -28,6 +28,7 @@ from rich.text import Text
 from pipeline import inspect as inspection
 from pipeline import page as pages
 from pipeline import recipes as recipe_files
+from pipeline import storage
 from pipeline import survey as surveying
 from pipeline.closed_world.command import closed_world
 from pipeline.evaluate.command import evaluate
@@ -96,13 +97,17 @@ def build(
 
 
 def corpora(
-    path: Annotated[Path, typer.Argument(exists=True, help="A folder, a listing or an archive.")],
+    path: Annotated[str, typer.Argument(help="A folder, a listing or an archive; or the URL of one, s3://...")],
     headers: Annotated[bool, typer.Option(help="Read the header of each file.")] = True,
 ) -> None:
     """Find the corpora below a path: how to read them, what is in them, and what is wrong."""
-    found = list(surveying.find(path.resolve()))
+    at = storage.place(path).resolve()
+    with storage.told(path):
+        if not at.exists():
+            raise typer.BadParameter(f"{path} does not exist")
+        found = list(surveying.find(at))
     if not found:
-        where = "below it" if path.is_dir() else "in it"
+        where = "below it" if at.is_dir() else "in it"
         raise CorpusError(f"{path}: no corpus is recognised {where}. Name its reader in a recipe; see the README")
     failed = 0
     for corpus in found:

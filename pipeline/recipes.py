@@ -16,7 +16,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
-from pipeline import plugins
+from pipeline import plugins, storage
 from schemas.recipe import Recipe
 
 SHIPPED = Path(__file__).resolve().parent.parent / "data" / "recipes"
@@ -141,12 +141,19 @@ class Document:
     def resolve(self, path: str, at: tuple[int | str, ...], *, exists: bool = True) -> str:
         """A path of the recipe: `~` and `$NAME` replaced, relative ones taken from the recipe's folder.
 
+        A URL is only written in its one form: whether something is there is seen when it is read.
+
         Raises:
             RecipeError: It is not there, or a variable is not set.
         """
         expanded = os.path.expandvars(os.path.expanduser(path))
         if unset := re.search(r"\$\{?(\w+)", expanded):
             raise self.complain(at, f"the environment variable {unset[1]} of {path!r} is not set")
+        if storage.is_url(expanded):
+            try:
+                return str(storage.place(expanded))
+            except storage.StoreError as error:
+                raise self.complain(at, str(error)) from error
         full = (self.path.parent / expanded).absolute()
         normal = Path(os.path.normpath(full))
         if exists and not normal.exists():

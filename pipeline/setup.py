@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 import xxhash
 
-from pipeline import plugins, prompting, shards
+from pipeline import plugins, prompting, shards, storage
 from pipeline.asr.base import ASR
 from pipeline.effects.base import Effect, EffectError
 from pipeline.filters.duplicates import Duplicates
@@ -108,7 +108,7 @@ class Setup:
                 raise self._document.missing("path", others, at, ": the corpus's folder or listing")
             remote = getattr(model, "path_may_be_remote", False)
             values["path"] = self._document.resolve(given, (*at, "path"), exists=not remote)
-            if remote and not Path(values["path"]).exists():
+            if remote and not storage.is_url(values["path"]) and not Path(values["path"]).exists():
                 values["path"] = given
         with self._problems:
             if isinstance(values.get("audio_root"), str):
@@ -358,10 +358,12 @@ class Setup:
         Raises:
             CorpusError: One cannot be read at all; it names the place in the recipe.
         """
+        storage.forget()  # a process that serves flows has listed them for an earlier run
         for name, reader in self.readers.items():
             try:
-                yield from reader.utterances()
-            except CorpusError as error:
+                with storage.told(reader.path):
+                    yield from reader.utterances()
+            except (CorpusError, storage.StoreError) as error:
                 at = self._at(name, _blamed(str(error), self.recipe.corpora[self._numbers[name]]))
                 raise CorpusError(str(self._document.complain(at, str(error)))) from error
 

@@ -1,4 +1,4 @@
-"""Listings: files of a corpus that a manifest or a table names by their paths."""
+"""Listings: files of a corpus that a manifest or a table names by their paths, or by their URLs."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import posixpath
 from pathlib import Path
 
+from pipeline import storage
 from pipeline.readers.base import CorpusError, Reader, identity, leads_out
 from schemas.utterance import AudioSource
 
@@ -25,36 +26,41 @@ class Listing:
         self._known: dict[str, str] = {}
         self._home = reader.root.resolve()
         if reader.audio_root is not None:
-            self._base = Path(reader.audio_root).resolve()
+            self._base = storage.place(reader.audio_root).resolve()
             if not self._base.is_dir():
                 raise CorpusError(
                     f"audio_root: {reader.audio_root} is no folder; the one that paths start in is expected"
                 )
         else:
             self._base = self._find(first)
-        prefix = os.path.relpath(self._base, self._home)
-        self._prefix = "" if prefix == "." else f"{Path(prefix).as_posix()}/"
+        self._prefix = _way(self._home.as_posix(), self._base.as_posix())
         self._base_text = self._base.as_posix().rstrip("/") + "/"
         self._home_text = self._home.as_posix().rstrip("/") + "/"
-        self._given_text = os.path.abspath(reader.root).rstrip("/") + "/"
+        given = reader.root.as_posix()
+        self._given_text = (given if storage.is_url(given) else os.path.abspath(given)).rstrip("/") + "/"
         """The corpus's folder as the recipe writes it, with its symbolic links."""
         self._inside = self._home_text[len(self._base_text) :] if self._home_text.startswith(self._base_text) else None
 
     def _within(self, path: str) -> str | None:
-        """A path that is absolute or goes up, relative to the base; None if it leads out of it."""
+        """A path that is absolute or goes up, or a URL, relative to the base; None if it leads out of it."""
         if path.startswith(self._given_text):
             path = self._home_text + path[len(self._given_text) :]
-        full = posixpath.normpath(posixpath.join(self._home_text, path))
+        if storage.is_url(path):
+            full = storage.normal(path)
+        elif storage.is_url(self._home_text) and not path.startswith("/"):
+            full = storage.normal(self._home_text + path)
+        else:
+            full = posixpath.normpath(posixpath.join(self._home_text, path))
         return full[len(self._base_text) :] if full.startswith(self._base_text) else None
 
     def _find(self, first: str | None) -> Path:
-        if not first or os.path.isabs(first):
+        if not first or os.path.isabs(first) or storage.is_url(first):
             return self._home
         folders = [self._home, *self._home.parents[:_PARENTS_TRIED]]
         above = Path(first).parent
         for part in (Path(first), above, *above.parents):  # a file may be missing where its folder is
             for folder in folders:
-                if part != Path(".") and os.path.exists(folder / part):
+                if part != Path(".") and storage.exists(folder / str(part)):
                     return folder
         return self._home
 
@@ -62,7 +68,7 @@ class Listing:
         self, path: str, start: float = 0.0, duration: float | None = None, channel: int | None = None
     ) -> tuple[AudioSource, str | None]:
         """A path of the listing as a source, and what is wrong with it."""
-        if path.startswith("/") or (".." in path and leads_out(path)):
+        if path.startswith("/") or "://" in path or (".." in path and leads_out(path)):
             within = self._within(path)
             if within is None:
                 hint = "if it is meant, set audio_root to a folder above it"
@@ -82,3 +88,12 @@ class Listing:
             relative = self._prefix + path
         problem = None if known else f"audio_missing: {relative} is not there"
         return AudioSource(relative, None, start, duration, channel, identity=known), problem
+
+
+def _way(home: str, base: str) -> str:
+    """How paths below one folder begin when they are written from another."""
+    (store, _, inside), (other, _, below) = (text.rpartition("://") for text in (home, base))
+    if store != other:  # they lie in different stores, or one on the disk
+        return base.rstrip("/") + "/"
+    prefix = posixpath.relpath(f"/{below}", f"/{inside}")
+    return "" if prefix == "." else f"{prefix}/"

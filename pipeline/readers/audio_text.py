@@ -24,9 +24,10 @@ from typing import Any
 
 from pydantic import field_validator
 
+from pipeline import storage
 from pipeline.audio import HEADERLESS, SUFFIXES, sniff
 from pipeline.readers._fields import ALIASES, LABELS, labels_of
-from pipeline.readers.base import CorpusError, Reader, audio_files, files, lines, printable, without_waiting
+from pipeline.readers.base import CorpusError, Reader, audio_files, files, lines, printable
 from schemas.utterance import Utterance
 
 log = logging.getLogger("earwitness")
@@ -221,7 +222,9 @@ def _shared(a: Path, b: Path) -> int:
 
 def _sounds(path: Path) -> bool:
     try:
-        with open(path, "rb", opener=without_waiting) as stream:
+        if storage.is_url(str(path)):
+            return sniff(storage.read(str(path), 0, 16))
+        with open(path, "rb", opener=storage.without_waiting) as stream:
             return sniff(stream.read(16))
     except OSError:
         return False

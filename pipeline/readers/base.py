@@ -1,7 +1,8 @@
-"""Reader: a corpus on disk as a stream of utterances, without decoding any audio."""
+"""Reader: a corpus on disk, or in a store, as a stream of utterances, without decoding any audio."""
 
 from __future__ import annotations
 
+import io
 import lzma
 import os
 import posixpath
@@ -16,7 +17,9 @@ from typing import IO, Any, AnyStr, ClassVar, Literal
 import xxhash
 from pydantic import PositiveInt, field_validator
 
+from pipeline import storage
 from pipeline.audio import HEADERLESS, SUFFIXES, AudioError, RawFormat
+from pipeline.storage import place
 from pipeline.text import clean, language_tag
 from schemas.recipe import Options
 from schemas.utterance import AudioSource, Utterance
@@ -49,7 +52,7 @@ class Reader(Options):
     name: str
     """Of the corpus: goes before the ids of utterances and speakers."""
     path: str
-    """The corpus's folder, or the file that lists it."""
+    """The corpus's folder, or the file that lists it; a URL where it lies in a store."""
     language: str | None = None
     """For utterances that do not say."""
     licence: str | None = None
@@ -98,10 +101,11 @@ class Reader(Options):
         Raises:
             CorpusError: There is nothing at `path`.
         """
-        path = Path(self.path)
-        if not path.exists():
+        path = place(self.path)
+        is_folder = path.is_dir()
+        if not is_folder and not path.exists():
             raise CorpusError(f"{path} is not there; the corpus's folder or the file that lists it is expected")
-        return path if path.is_dir() else path.parent
+        return path if is_folder else path.parent
 
     @cached_property
     def folder(self) -> Path:
@@ -110,16 +114,20 @@ class Reader(Options):
         Raises:
             CorpusError: There is no folder at `path`.
         """
-        if self.root != Path(self.path):
+        if self.root != place(self.path):
             raise CorpusError(f"{self.path} is a file; the corpus's folder is expected")
         return self.root
 
     def audio(self, source: AudioSource) -> Path | bytes:
-        """The file of an utterance, or the bytes of a member of an archive.
+        """The file of an utterance; or the bytes of a member of an archive or of what lies in a store.
 
         Raises:
             OSError, AudioError: It cannot be read.
+            StoreError: Its store refuses or cannot be reached.
         """
+        remote = storage.is_url(self._root_text) and not source.path.startswith("/")
+        if remote or storage.is_url(source.path):
+            return self._fetched(source)
         path = Path(posixpath.normpath(posixpath.join(self.root.as_posix(), source.path)))
         if source.member is None:
             return path
@@ -136,6 +144,20 @@ class Reader(Options):
             return archive.read(source.member)
         except ZIP_ERRORS as error:
             raise AudioError(f"{source.member} cannot be read from {path}: {error}") from error
+
+    def _fetched(self, source: AudioSource) -> bytes:
+        """The bytes of an utterance that lies in a store; of an archive no more than its member."""
+        url = source.path if storage.is_url(source.path) else storage.normal(f"{self._root_text}/{source.path}")
+        if source.member is None:
+            return storage.read(url)
+        if source.offset is not None and source.size is not None:
+            return storage.read(url, source.offset, source.offset + source.size)
+        try:
+            return open_zip(place(url)).read(source.member)
+        except storage.StoreError:
+            raise
+        except ZIP_ERRORS as error:
+            raise AudioError(f"{source.member} cannot be read from {url}: {error}") from error
 
     def raw_format(self, source: AudioSource) -> RawFormat | None:
         """How to read a file without a header; None for one that has a header."""
@@ -242,8 +264,11 @@ def identity(path: str) -> str:
     """Size of a file and a digest of its first, middle and last 4 KiB; empty if there is none.
 
     Nothing of when or where it was written: a copy is the same. A change that keeps the size and all
-    three places goes unnoticed, as no re-encoded or re-recorded sound does.
+    three places goes unnoticed, as no re-encoded or re-recorded sound does. In a store it is size and
+    checksum as its listing has them.
     """
+    if storage.is_url(path):
+        return storage.identity(path)
     try:
         size = os.stat(path).st_size
     except (OSError, ValueError):
@@ -289,6 +314,9 @@ def files(folder: Path) -> Iterator[Path]:
     Raises:
         CorpusError: A folder is not there or cannot be read.
     """
+    if storage.is_url(str(folder)):
+        yield from storage.below(folder)
+        return
     seen = {os.path.realpath(folder)}
     for where, folders, names in os.walk(folder, onerror=_not_listed, followlinks=True):
         folders[:] = sorted(f for f in folders if not f.startswith(".") and _is_new(os.path.join(where, f), seen))
@@ -299,6 +327,9 @@ def files(folder: Path) -> Iterator[Path]:
 
 def near(folder: Path, endings: tuple[str, ...]) -> list[Path]:
     """The files of a folder itself whose names end like this, sorted, without hidden ones."""
+    if storage.is_url(str(folder)):
+        inside = (p for p in folder.iterdir() if p.name.lower().endswith(endings) and not p.name.startswith("."))
+        return sorted(p for p in inside if p.is_file())
     with os.scandir(folder) as entries:
         found = (e for e in entries if e.name.lower().endswith(endings) and not e.name.startswith("."))
         return sorted(Path(e.path) for e in found if e.is_file())
@@ -326,13 +357,13 @@ def lines(path: Path) -> Iterator[tuple[int, str]]:
         CorpusError: The file is not there, is not UTF-8, or has a line of over 16 MB.
     """
     try:
-        with open(path, encoding="utf-8-sig", newline="", opener=without_waiting) as stream:
+        with io.TextIOWrapper(storage.opened(path), encoding="utf-8-sig", newline="") as stream:
             for number, line in enumerate(bounded(stream, path), 1):
                 yield number, line.rstrip("\r\n")
     except UnicodeDecodeError as error:
         raise CorpusError(f"{path}:{_undecodable(path)} is not UTF-8: convert the file with iconv") from error
     except OSError as error:
-        raise CorpusError(f"{path} cannot be read: {error.strerror}") from error
+        raise CorpusError(f"{path} cannot be read: {error.strerror or error}") from error
 
 
 def bounded(stream: IO[AnyStr], name: Path | str) -> Iterator[AnyStr]:
@@ -347,14 +378,9 @@ def bounded(stream: IO[AnyStr], name: Path | str) -> Iterator[AnyStr]:
         yield line
 
 
-def without_waiting(path: str, flags: int) -> int:
-    """Opens a file for `open`; a pipe at once, too, whether or not somebody writes into it."""
-    return os.open(path, flags | os.O_NONBLOCK)
-
-
 def _undecodable(path: Path) -> int:
     """The first line that is not UTF-8."""
-    with open(path, "rb") as content:
+    with storage.opened(path) as content:
         return next(n for n, line in enumerate(content, 1) if not _is_utf8(line))
 
 
@@ -372,10 +398,11 @@ def open_zip(path: Path) -> zipfile.ZipFile:
     Raises:
         OSError, BadZipFile: It is none.
     """
-    found = os.stat(path)
-    return _open_zip((str(path), found.st_size, found.st_mtime_ns, os.getpid()))
+    found = path.stat()
+    return _open_zip((str(path), found.st_size, int(found.st_mtime * 1e6), os.getpid()))
 
 
 @lru_cache(maxsize=8)
 def _open_zip(key: tuple[str, int, int, int]) -> zipfile.ZipFile:
-    return zipfile.ZipFile(key[0])  # not shared between processes: they would move each other's place in it
+    # Not shared between processes: they would move each other's place in it.
+    return zipfile.ZipFile(storage.opened(place(key[0])))

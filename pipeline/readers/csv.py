@@ -21,6 +21,7 @@ from typing import Annotated, Any, NamedTuple
 
 from pydantic import Field, field_validator
 
+from pipeline import storage
 from pipeline.plugins import nearest
 from pipeline.readers._fields import ALIASES, LABELS, guess, labels_of, number
 from pipeline.readers._listing import Listing
@@ -112,7 +113,7 @@ class Csv(Reader):
                 continue
             if place is None:
                 first_audio = self._audio_of(_named(record, columns.at), complain=False)
-                place = Members(Path(self.path), name) if self._zipped else Listing(self, first_audio)
+                place = Members(storage.place(self.path), name) if self._zipped else Listing(self, first_audio)
             yield self._utterance(record, columns, place, f"{name}:{record.line}")
         if place is None:
             raise CorpusError(f"{name}: there is no row in it")
@@ -154,7 +155,7 @@ class Csv(Reader):
         return self.path.lower().endswith(".zip")
 
     def _table(self) -> tuple[str, Iterator[str]]:
-        path = Path(self.path)
+        path = storage.place(self.path)
         if self._zipped and self.root != path:
             return zipped_table(path, self.file)
         if self.root == path:

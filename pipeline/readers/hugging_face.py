@@ -13,6 +13,7 @@ decoded by us, never by the library, so torchcodec is not needed.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +21,7 @@ from typing import Any, ClassVar
 
 import xxhash
 
+from pipeline import storage
 from pipeline.audio import AudioError
 from pipeline.readers._fields import LABELS, Chosen, guess, labels_of, number
 from pipeline.readers.base import CorpusError, Reader, files, identity
@@ -29,7 +31,7 @@ _OFFICIAL = {"train": "train", "validation": "dev", "dev": "dev", "test": "test"
 
 
 class HuggingFace(Reader):
-    """`path` is a Hub id (`openslr/librispeech_asr`) or a folder."""
+    """`path` is a Hub id (`openslr/librispeech_asr`), a folder, or the URL of one."""
 
     path_may_be_remote: ClassVar[bool] = True
 
@@ -104,7 +106,18 @@ class HuggingFace(Reader):
         path = value.get("path") if isinstance(value, dict) else value
         if not path:
             raise FileNotFoundError(f"row {source.member} of split {source.path} holds no audio")
-        return self._inside(path)
+        return storage.read(self._below(path)) if storage.is_url(path) else self._inside(path)
+
+    def _below(self, url: str) -> str:
+        """The URL that a row names, in the folder.
+
+        Raises:
+            AudioError: It is another.
+        """
+        full, root = storage.normal(url), self.audio_root or self.path
+        if not storage.is_url(root) or not full.startswith(f"{storage.normal(root)}/"):
+            raise AudioError(f"{full} leads out of the corpus; if it is meant, set audio_root to a folder above it")
+        return full
 
     def _inside(self, path: str) -> Path:
         """The file that a row names: in the folder, or where `datasets` keeps what it has unpacked.
@@ -126,12 +139,14 @@ class HuggingFace(Reader):
     def _datasets(self) -> dict[str, Any]:
         import datasets
 
-        path = Path(self.path)
+        path = storage.place(self.path)
         if not path.exists() and (self.path.startswith(("/", ".", "~")) or self.path.count("/") > 1):
             raise CorpusError(f"{path} is not there; a folder, or the id of a dataset on the Hub, is expected")
         try:
             if path.is_dir() and any((path / n).is_file() for n in ("dataset_dict.json", "state.json")):
                 loaded = datasets.load_from_disk(self.path)
+            elif storage.is_url(self.path):
+                loaded = datasets.load_dataset("parquet", data_files=self._tables)
             else:
                 loaded = datasets.load_dataset(self.path, self.config, revision=self.revision)
         except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
@@ -144,16 +159,29 @@ class HuggingFace(Reader):
         chosen = {n: d for n, d in loaded.items() if not self.splits or n in self.splits}
         return {name: _undecoded(rows) for name, rows in chosen.items()}
 
+    @property
+    def _tables(self) -> dict[str, list[str]]:
+        """The Parquet files of a folder in a store, by split: `datasets` lists folders of the disk and the Hub only."""
+        found: dict[str, list[str]] = {}
+        for path in files(storage.place(self.path)):
+            if path.suffix == ".parquet":
+                said = re.findall(r"[a-z]+", str(path)[len(self.path) :].lower())
+                found.setdefault(next((name for name in said if name in _OFFICIAL), "train"), []).append(str(path))
+        if not found:
+            raise CorpusError(f"{self.path}: no *.parquet below it, and it was not written by `save_to_disk`")
+        return found
+
     @cached_property
     def _identities(self) -> dict[str, str]:
         """What the rows of each split were read from: of a folder its files, wherever and whenever written."""
-        folder = Path(self.path)
+        folder = storage.place(self.path)
         if not folder.is_dir():
             return {split: rows._fingerprint for split, rows in self._datasets.items()}
         found = {}
         for split, rows in self._datasets.items():
             tables = [Path(table["filename"]) for table in rows.cache_files]
-            inside = [table for table in tables if table.is_relative_to(folder)]
+            remote = storage.is_url(self.path)
+            inside = [] if remote else [table for table in tables if table.is_relative_to(folder)]
             digest = xxhash.xxh3_64()  # what is converted first lies in a cache, under a name made of times
             for path in inside or files(folder):
                 digest.update(f"{path.relative_to(folder).as_posix()}:{identity(str(path))}\n".encode())

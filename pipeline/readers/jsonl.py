@@ -12,12 +12,14 @@ from __future__ import annotations
 import gzip
 import zlib
 from collections.abc import Iterator
+from contextlib import nullcontext
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import orjson
 
+from pipeline import storage
 from pipeline.readers._fields import LABELS, Chosen, Names, guess, labels_of, number
 from pipeline.readers._listing import Listing
 from pipeline.readers.base import CorpusError, Reader, bounded, near, nonempty
@@ -58,7 +60,7 @@ class Jsonl(Reader):
         return None
 
     def utterances(self) -> Iterator[Utterance]:
-        path = Path(self.path)
+        path = storage.place(self.path)
         listings = near(path, _NAMES) if self.root == path else [path]
         if not listings:
             raise CorpusError(f"{path}: no file named *{', *'.join(_NAMES)} in it")
@@ -165,7 +167,10 @@ def _records(path: Path, records: str | None) -> Iterator[tuple[int, Any]]:
         yield from _json_list(path, records or "")
         return
     try:
-        with gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb") as stream:
+        with (
+            storage.opened(path) as file,
+            gzip.open(file, "rb") if path.suffix == ".gz" else nullcontext(file) as stream,
+        ):
             for number_, line in enumerate(bounded(stream, path), 1):
                 if not line.strip():
                     continue

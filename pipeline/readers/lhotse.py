@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from pipeline import storage
 from pipeline.plugins import require
 from pipeline.readers._fields import GENDERS
 from pipeline.readers._listing import Listing
@@ -122,7 +123,7 @@ class Lhotse(Reader):
         return None, f"audio_missing: {recording.id} has no source for channel {wanted}"
 
     def _pieces(self) -> Iterator[_Piece]:
-        path = Path(self.path)
+        path = storage.place(self.path)
         if self.root != path:
             cuts = [path]
         else:
@@ -150,12 +151,15 @@ def _manifest(kind: str, path: Path) -> Iterator[Any]:
     lhotse = require("lhotse", extra="lhotse", what="the reader lhotse")
     expected = getattr(lhotse, kind)
     try:
-        loaded = expected.from_file(path)
-        if loaded is None:  # an empty file
-            return
-        if not isinstance(loaded, expected):
-            raise TypeError(f"it is a {type(loaded).__name__}")
-        yield from loaded
+        with storage.copied(path) as file:
+            loaded = expected.from_file(file)
+            if loaded is None:  # an empty file
+                return
+            if not isinstance(loaded, expected):
+                raise TypeError(f"it is a {type(loaded).__name__}")
+            yield from loaded
+    except storage.StoreError:
+        raise
     except _ERRORS as error:
         raise CorpusError(f"{path} is no manifest that lhotse reads as a {kind}: {error}") from error
 

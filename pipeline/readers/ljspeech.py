@@ -20,6 +20,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from pipeline import storage
 from pipeline.audio import SUFFIXES
 from pipeline.readers.base import CorpusError, Reader, files, lines, nonempty, printable
 from schemas.utterance import Utterance
@@ -46,7 +47,7 @@ class LJSpeech(Reader):
         return {} if 1 <= first.count("|") <= 2 and not first.startswith("audio_file|") else None
 
     def utterances(self) -> Iterator[Utterance]:
-        path = Path(self.path)
+        path = storage.place(self.path)
         listings = [p for p in files(path) if p.name == "metadata.csv"] if self.root == path else [path]
         if not listings:
             raise CorpusError(f"{path}: no metadata.csv in it or below it")

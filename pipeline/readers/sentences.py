@@ -16,6 +16,7 @@ from typing import Any
 
 from pydantic import PositiveInt
 
+from pipeline import storage
 from pipeline.readers.base import CorpusError, Reader, files, lines, nonempty
 from pipeline.text import language_tag
 from schemas.utterance import Utterance
@@ -34,7 +35,7 @@ class Sentences(Reader):
         return None  # any text file could be one: it must be named
 
     def utterances(self) -> Iterator[Utterance]:
-        path = Path(self.path)
+        path = storage.place(self.path)
         texts = [p for p in files(path) if p.suffix.lower() == ".txt"] if self.root == path else [path]
         if not texts:
             raise CorpusError(f"{path}: no file named NAME.LANGUAGE.txt in it")

@@ -16,6 +16,7 @@ from typing import Any
 
 from pydantic import PositiveInt, field_validator
 
+from pipeline import storage
 from pipeline.readers.base import CorpusError, Reader
 from pipeline.text import language_tag
 from pipeline.tools import catalogue
@@ -50,7 +51,7 @@ class ToolQueries(Reader):
         Raises:
             CorpusError: There is none, or one cannot be used.
         """
-        path = Path(self.path)
+        path = storage.place(self.path)
         files = catalogue.files(path) if self.root else []  # which complains where there is nothing
         if not files:
             raise CorpusError(f"{path}: no catalogue is in it; files NAME.json with tools are expected")

@@ -20,6 +20,7 @@ from typing import Any
 
 import orjson
 
+from pipeline import storage
 from pipeline.audio import HEADERLESS, SUFFIXES
 from pipeline.readers._fields import LABELS, Chosen, guess, labels_of, number
 from pipeline.readers.base import ARCHIVE_LIMIT, CorpusError, Reader, files, printable
@@ -46,7 +47,7 @@ class WebDataset(Reader):
         tars = [path] if path.suffix.lower() == ".tar" else sorted(path.glob("*.tar")) if path.is_dir() else []
         for tar in tars:
             try:
-                with tarfile.open(tar, "r:") as archive:
+                with storage.opened(tar) as file, tarfile.open(fileobj=file, mode="r:") as archive:
                     if any(_suffix(m) in SUFFIXES for m in archive):
                         return {}
             except _TAR_ERRORS:
@@ -54,7 +55,7 @@ class WebDataset(Reader):
         return None
 
     def utterances(self) -> Iterator[Utterance]:
-        path = Path(self.path)
+        path = storage.place(self.path)
         found = list(files(path)) if self.root == path else [path]
         compressed = [p for p in found if p.name.lower().endswith(_COMPRESSED)]
         tars = [p for p in found if p.suffix.lower() == ".tar" or p == path]
@@ -74,10 +75,12 @@ class WebDataset(Reader):
             return
         try:
             # Uncompressed only: members are read from where they lie, without unpacking.
-            with tarfile.open(path, "r:") as archive:
+            with storage.opened(path) as file, tarfile.open(fileobj=file, mode="r:") as archive:
                 for sample in _samples(archive):
                     last = f" after {printable(sample[-1].name)}"
                     yield from self._sample(relative, archive, sample)
+        except storage.StoreError:
+            raise
         except _TAR_ERRORS as error:
             problem = f"audio_unreadable: {path} is damaged{last}: {str(error) or 'a header is longer than memory'}"
             yield self.utterance(f"{relative}!damaged", problem=problem)

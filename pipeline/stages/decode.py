@@ -14,6 +14,7 @@ from msgspec.structs import replace
 from pipeline import audio
 from pipeline.readers.base import Reader
 from pipeline.stage import Stage
+from pipeline.storage import StoreError
 from schemas.sample import Sample
 from schemas.utterance import Utterance
 
@@ -49,6 +50,8 @@ class Decode(Stage):
         except audio.TooLong as error:
             yield sample.reject("too_long", str(error))
             return
+        except StoreError:  # says nothing of the recording: the unit is to be tried again
+            raise
         except (audio.AudioError, OSError) as error:
             told = self._readers[first.corpus].portable(str(error))
             yield sample.reject("audio_unreadable", f"{first.source}: {told}")
@@ -76,5 +79,7 @@ class Decode(Stage):
             return utterance
         try:
             return self._heard(utterance)
+        except StoreError:
+            raise
         except (audio.AudioError, OSError):
             return utterance
