@@ -200,7 +200,7 @@ def opened(path: Path) -> Any:
         return io.BytesIO(read(url))
     files, name = filesystem(url)
     with told(url):
-        return files.open(name, "rb", block_size=_BLOCK, cache_type="readahead")
+        return io.BufferedReader(files.open(name, "rb", block_size=_BLOCK, cache_type="readahead"))
 
 
 def without_waiting(path: str, flags: int) -> int:

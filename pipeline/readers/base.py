@@ -26,6 +26,7 @@ from schemas.utterance import AudioSource, Utterance
 
 ARCHIVE_LIMIT = 512 * 2**20  # bytes of one member that is read into memory
 LINE_LIMIT = 16 * 2**20  # characters or bytes of one line of a listing; records are a thousandth of it
+FETCH_LIMIT = 2 * 2**30  # bytes of a recording in a store, which is read into memory
 _SAMPLED = 4096  # bytes, a page: what a disk reads at the least
 ZIP_ERRORS = (OSError, KeyError, RuntimeError, EOFError, zipfile.BadZipFile, zlib.error, lzma.LZMAError)
 """What reading a damaged, encrypted or oddly compressed zip file can raise."""
@@ -125,15 +126,14 @@ class Reader(Options):
             OSError, AudioError: It cannot be read.
             StoreError: Its store refuses or cannot be reached.
         """
-        remote = storage.is_url(self._root_text) and not source.path.startswith("/")
-        if remote or storage.is_url(source.path):
-            return self._fetched(source)
-        path = Path(posixpath.normpath(posixpath.join(self.root.as_posix(), source.path)))
+        path = self._where(source.path)
         if source.member is None:
-            return path
+            return self._fetched(source, str(path)) if storage.is_url(str(path)) else path
         if source.offset is not None and source.size is not None:
             if source.size > ARCHIVE_LIMIT:
                 raise AudioError(_too_large(source.member, path))
+            if storage.is_url(str(path)):
+                return storage.read(str(path), source.offset, source.offset + source.size)
             with open(path, "rb") as stream:
                 stream.seek(source.offset)
                 return stream.read(source.size)
@@ -142,22 +142,26 @@ class Reader(Options):
             if archive.getinfo(source.member).file_size > ARCHIVE_LIMIT:
                 raise AudioError(_too_large(source.member, path))
             return archive.read(source.member)
-        except ZIP_ERRORS as error:
-            raise AudioError(f"{source.member} cannot be read from {path}: {error}") from error
-
-    def _fetched(self, source: AudioSource) -> bytes:
-        """The bytes of an utterance that lies in a store; of an archive no more than its member."""
-        url = source.path if storage.is_url(source.path) else storage.normal(f"{self._root_text}/{source.path}")
-        if source.member is None:
-            return storage.read(url)
-        if source.offset is not None and source.size is not None:
-            return storage.read(url, source.offset, source.offset + source.size)
-        try:
-            return open_zip(place(url)).read(source.member)
         except storage.StoreError:
             raise
         except ZIP_ERRORS as error:
-            raise AudioError(f"{source.member} cannot be read from {url}: {error}") from error
+            raise AudioError(f"{source.member} cannot be read from {path}: {error}") from error
+
+    def _where(self, path: str) -> Path:
+        """Where a source's file lies: below the corpus's folder, or elsewhere as `audio_root` allows."""
+        if storage.is_url(path):
+            return place(path)
+        if path.startswith("/") or not storage.is_url(self._root_text):
+            return Path(posixpath.normpath(posixpath.join(self.root.as_posix(), path)))
+        return place(f"{self._root_text}/{path}")
+
+    def _fetched(self, source: AudioSource, url: str) -> bytes:
+        """The bytes of a recording in a store."""
+        size = (source.identity or "").partition("-")[0]
+        if size.isdecimal() and int(size) > FETCH_LIMIT:
+            raise AudioError(f"{url} is over {FETCH_LIMIT // 2**30} GB: cut it up, or copy it to a disk")
+        # The utterances of a long recording follow each other: it comes once, not with each.
+        return storage.read(url) if source.duration is None else _recording(url)
 
     def raw_format(self, source: AudioSource) -> RawFormat | None:
         """How to read a file without a header; None for one that has a header."""
@@ -288,6 +292,11 @@ def identity(path: str) -> str:
     finally:
         os.close(handle)
     return f"{size}-{xxhash.xxh3_64_hexdigest(seen)}"
+
+
+@lru_cache(maxsize=1)
+def _recording(url: str) -> bytes:
+    return storage.read(url)
 
 
 def nonempty(utterances: Iterator[Utterance], complaint: str) -> Iterator[Utterance]:
