@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import time
+import logging
+import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -11,19 +12,21 @@ from pathlib import Path
 
 from msgspec.structs import replace as with_position
 
-from pipeline import shards
+from pipeline import counts, logs, shards
+from pipeline.counts import Made, Spent
 from pipeline.memo import Memo, MemoDamaged, mend
 from pipeline.plan import Plan, Unit, read_unit
 from pipeline.recipes import RecipeError
 from pipeline.setup import Setup, prepare
 from pipeline.stage import Stopwatch, chain
-from pipeline.stages.generate import Generate
 from pipeline.tasks.base import alone
+from pipeline.telling import Teller
 from schemas.manifest import ShardManifest
 from schemas.sample import Sample
 
-REPORT_EVERY = 0.5  # seconds between two reports of a unit's progress
 MENDINGS = 3  # of the memo within one unit: a disk that damages it again and again cannot be used
+
+log = logging.getLogger("earwitness")
 
 
 class UnitsFailed(RuntimeError):
@@ -49,6 +52,10 @@ class Job:
     """Where the LLM is served."""
     workers: int = 1
     """How many build at the same time."""
+    run: str = field(default_factory=lambda: os.environ.get("PREFECT__FLOW_RUN_ID") or secrets.token_hex(6))
+    """Its id, in logs and in what workers tell; that of Prefect's where a deployment runs."""
+    log: str = field(default_factory=logs.wanted)
+    """The form of logs, for workers that do not share our environment."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +73,12 @@ class UnitReport:
     """Replies that were known."""
     seconds: dict[str, float] = field(default_factory=dict)
     """By stage."""
+    split: str = ""
+    utterances: int = 0
+    made: Made = field(default_factory=Made)
+    """Rows that this run made."""
+    spent: Spent = field(default_factory=Spent)
+    """What all tries of this run took."""
 
 
 def drafts(plan_folder: Path, unit: Unit) -> Iterator[Sample]:
@@ -81,10 +94,21 @@ def build_unit(job: Job, unit: Unit) -> UnitReport:
         EndpointError: The LLM cannot be reached, or has no such model or key.
         DiskError, MemoError: The folder cannot be written to.
     """
+    logs.follow(job.log)
+    with logs.working(job.run, unit.id):
+        try:
+            return _built(job, unit)
+        except Exception:
+            if logs.is_json():  # people are told at the end, once for all units with the same error
+                log.exception("the unit cannot be built", extra={"split": unit.split})
+            raise
+
+
+def _built(job: Job, unit: Unit) -> UnitReport:
     out, setup = Path(job.out), unchanged(job)
     done = shards.finished(out, unit.id, unit.split, setup.fingerprint)
     if done is not None:
-        return UnitReport(unit.id, *rows_of(done), skipped=True)
+        return UnitReport(unit.id, *rows_of(done), skipped=True, split=unit.split, utterances=unit.utterances)
     for _ in range(MENDINGS):
         try:
             return _build(job, unit, setup)
@@ -97,23 +121,32 @@ def _build(job: Job, unit: Unit, setup: Setup) -> UnitReport:
     out, stopwatch = Path(job.out), Stopwatch()
     with shards.working(out), Memo(out / shards.BUILD / "memo.sqlite") as memo:
         stages = setup.stages(memo, job.urls, job.workers)
-        progress = _Progress(out, unit)
         per_batch = setup.recipe.shards.rows_per_batch
-        with shards.UnitWriter(out, unit.id, unit.split, per_batch) as writer:
+        with (
+            counts.counting() as traffic,
+            shards.UnitWriter(out, unit.id, unit.split, per_batch) as writer,
+            Teller(job.run, out, unit, stages, writer.tally, stopwatch, traffic) as telling,
+        ):
             begun: set[str] = set()
             stream = chain(_noted(drafts(out / shards.BUILD / "plan", unit), begun), stages, stopwatch)
-            for position, sample in enumerate(progress(stream)):
+            for position, sample in enumerate(telling(stream)):
                 writer.add(_placed(sample, position))
                 begun -= _origins(sample)
             assert not begun, f"no row came of {sorted(begun)[:3]}"
             manifest = writer.finish(setup.fingerprint, unit.utterances)
-    generate = next((s for _, s in stages if isinstance(s, Generate)), None)
+            made, spent = telling.made, telling.spent.at_rest()
+    kept, rejected = rows_of(manifest)
+    logs.at("", "")
+    log.info("unit built", extra={"split": unit.split, "kept": kept, "rejected": rejected, "asked": spent.asked})
     return UnitReport(
-        unit.id,
-        *rows_of(manifest),
-        asked=generate.asked if generate else 0,
-        remembered=generate.remembered if generate else 0,
+        *(unit.id, kept, rejected),
+        asked=spent.asked,
+        remembered=spent.remembered,
         seconds={name: round(s, 3) for name, s in stopwatch.seconds.items()},
+        split=unit.split,
+        utterances=unit.utterances,
+        made=made,
+        spent=spent,
     )
 
 
@@ -170,25 +203,3 @@ def _placed(sample: Sample, position: int) -> Sample:
 def rows_of(manifest: ShardManifest) -> tuple[int, int]:
     """Kept and rejected rows of a shard."""
     return manifest.kept.rows if manifest.kept else 0, manifest.rejected.rows if manifest.rejected else 0
-
-
-class _Progress:
-    """Tells the run how far a unit is, through a small file: workers may be other machines."""
-
-    def __init__(self, out: Path, unit: Unit) -> None:
-        self._path = out / shards.BUILD / "progress" / f"{unit.split}-{unit.id}.json"
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-
-    def __call__(self, samples: Iterator[Sample]) -> Iterator[Sample]:
-        seen: set[str] = set()
-        rejected = 0
-        told = time.monotonic()
-        for rows, sample in enumerate(samples, 1):
-            yield sample
-            rejected += sample.rejected is not None
-            seen.add(sample.utterances[0].id)
-            if time.monotonic() - told > REPORT_EVERY:
-                told = time.monotonic()
-                content = {"utterances": len(seen), "rows": rows, "rejected": rejected}
-                self._path.write_text(json.dumps(content))
-        self._path.unlink(missing_ok=True)

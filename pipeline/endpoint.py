@@ -20,6 +20,8 @@ import aiohttp
 import orjson
 from yarl import URL
 
+from pipeline import counts
+
 log = logging.getLogger("earwitness")
 T = TypeVar("T")
 
@@ -80,6 +82,7 @@ class Client:
         retries: Tries after which a request is given up if others succeed.
         patience: Seconds without any success after which the servers are given up.
         gone_after: The same where nobody listens at the address any more.
+        kind: What is served, for the counts: `llm`, `tts` or `asr`.
     """
 
     def __init__(
@@ -92,6 +95,7 @@ class Client:
         retries: int,
         patience: float,
         gone_after: float | None = None,
+        kind: str = "llm",
     ) -> None:
         self._urls = [URL(url.rstrip("/") + "/") for url in urls]
         self._in_flight = [0] * len(urls)
@@ -106,6 +110,7 @@ class Client:
         self._last_success = self._complained = float("-inf")
         self._session: aiohttp.ClientSession | None = None
         self._addresses: dict[tuple[int, str], URL] = {}
+        self._traffic = counts.traffic(kind)
         self.sent = 0
         """Requests that went out, tries included."""
 
@@ -184,8 +189,15 @@ class Client:
     async def _post(
         self, path: str, payload: bytes, content_type: str, read: Callable[[bytes], Any] | None = None
     ) -> _Answer:
-        async with self._places:
+        self._traffic.waiting += 1
+        try:
+            await self._places.acquire()
+        finally:
+            self._traffic.waiting -= 1
+        try:
             answer = await self._persist("POST", path, payload, content_type, read)
+        finally:
+            self._places.release()
         if answer.status == 200:
             self._served += 1
             return answer
@@ -304,25 +316,40 @@ class Client:
     ) -> _Answer:
         assert self._session is not None
         self._in_flight[index] += 1
+        self._traffic.in_flight += 1
         self.sent += 1
+        began, outcome = time.monotonic(), "cancelled"
         try:
             url = self._addresses.get((index, path)) or self._address(index, path)
             headers = None if content_type is _JSON else {"Content-Type": content_type}
             async with self._session.request(
                 method, url, data=payload or None, headers=headers, allow_redirects=False
             ) as response:
+                outcome = _outcome(response.status)
                 body = await _whole(response)
                 if body is None:
                     return _Answer(413, b"the response is over 64 MB")
                 pause = _retry_after(response.headers) if response.status in _AGAIN else None
-                return _read(_Answer(response.status, body, pause), read)
+                answer = _read(_Answer(response.status, body, pause), read)
+                outcome = "nonsense" if answer.nonsense else outcome
+                return answer
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             text = str(error) or f"no answer in {self._timeout:g} s"
             refused = isinstance(error, aiohttp.ClientConnectorError)
             unreached = refused or isinstance(error, aiohttp.ConnectionTimeoutError)
+            outcome = "unreached" if unreached else "timeout" if isinstance(error, TimeoutError) else "cut"
             return _Answer(None, text.encode(), refused=refused, unreached=unreached)
         finally:
             self._in_flight[index] -= 1
+            self._traffic.in_flight -= 1
+            self._traffic.tried(outcome, time.monotonic() - began)
+
+
+def _outcome(status: int) -> str:
+    """What a status says of a try."""
+    if status in _BUSY:
+        return "busy"
+    return "ok" if status < 300 else "refused" if status < 500 else "failed"
 
 
 async def _whole(response: aiohttp.ClientResponse) -> bytes | None:

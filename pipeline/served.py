@@ -9,6 +9,7 @@ from typing import Annotated, TypeVar
 
 from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt
 
+from pipeline import logs
 from pipeline.endpoint import Client, EndpointError
 from schemas.recipe import Options
 from schemas.sample import Rejection
@@ -69,6 +70,7 @@ class Served(Options):
             timeout=self.timeout,
             retries=self.retries,
             patience=self.patience,
+            kind=type(self).__module__.split(".")[-2],
         )
 
     def ask_each(
@@ -128,4 +130,5 @@ def key_from(variable: str | None) -> str | None:
     key = os.environ.get(variable)
     if not key:
         raise EndpointError(f"the environment variable {variable}, which is to hold the API key, is not set")
+    logs.keep_secret(key)
     return key

@@ -8,6 +8,7 @@ from typing import ClassVar
 
 from msgspec.structs import replace
 
+from pipeline import logs
 from schemas.recipe import Options
 from schemas.sample import Rejection, Sample
 
@@ -81,23 +82,31 @@ class Stopwatch:
     def __init__(self) -> None:
         self._until: dict[str, float] = {}
 
-    def watch(self, name: str, samples: Iterable[Sample]) -> Iterator[Sample]:
-        """The same stream; counts the time that it takes to come."""
-        stream, total = iter(samples), 0.0
+    def watch(self, name: str, samples: Iterable[Sample], then: str = "write") -> Iterator[Sample]:
+        """The same stream; counts the time that it takes to come, and knows what is at work for the logs.
+
+        Args:
+            name: Of the stage that it comes from.
+            samples: The stream.
+            then: The stage that it goes to.
+        """
+        stream, total, place = iter(samples), 0.0, logs.here()
         while True:
+            place.stage = name
             begin = time.perf_counter()
             sample = next(stream, None)
             total += time.perf_counter() - begin
             self._until[name] = total
             if sample is None:
                 return
+            place.stage, place.sample = then, sample.id
             yield sample
 
     @property
     def seconds(self) -> dict[str, float]:
         """By stage, in their order."""
         before, own = 0.0, {}
-        for name, until in self._until.items():
+        for name, until in dict(self._until).items():  # another thread may look
             own[name] = max(0.0, until - before)
             before = until
         return own
@@ -108,9 +117,10 @@ def chain(
 ) -> Iterator[Sample]:
     """The stream through all stages, in their order."""
     watch = (stopwatch or Stopwatch()).watch
-    stream = watch("read", samples)
-    for name, stage in stages:
-        stream = watch(name, stage(stream))
+    names = ["read", *(name for name, _ in stages), "write"]
+    stream = watch("read", samples, names[1])
+    for (name, stage), then in zip(stages, names[2:], strict=True):
+        stream = watch(name, stage(stream), then)
     return stream
 
 

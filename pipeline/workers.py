@@ -20,6 +20,8 @@ from multiprocessing.process import BaseProcess
 from types import TracebackType
 from typing import ParamSpec, TypeVar
 
+from pipeline import logs
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -131,3 +133,4 @@ def _begin() -> None:
     # Thousands of requests in flight, and hardly a cycle among their objects: looking for some at each
     # 700 new ones, as Python does, takes a tenth of a worker's time.
     gc.set_threshold(20_000, 20, 100)
+    logs.configure()

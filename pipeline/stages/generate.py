@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from msgspec.structs import replace
 
-from pipeline import replies, seeds
+from pipeline import logs, replies, seeds
 from pipeline.endpoint import Client, RequestRefused
 from pipeline.llm.base import LLM, Completion
 from pipeline.memo import Memo, digest
@@ -63,6 +63,13 @@ class Generate(Stage):
         """Replies that were paid for."""
         self.remembered = 0
         """Replies that were known."""
+        self.prompt_tokens = self.completion_tokens = 0
+        """Of replies that were paid for."""
+
+    @property
+    def model(self) -> str:
+        """What rows call the model."""
+        return self._llm.model_name
 
     def __call__(self, samples: Iterable[Sample]) -> Iterator[Sample]:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
@@ -123,6 +130,7 @@ class Generate(Stage):
 
     async def _complete(self, sample: Sample, client: Client, recorder: _Recorder) -> list[Sample]:
         """Asks until the reply is as it should be, or the attempts are used up."""
+        logs.at(sample.id, "generate")
         task = self._tasks[sample.task]
         question = task.ask(sample, self._brief(task, sample))
         found, made = await self._attempt(question, (sample.id, "llm"), sample, client, recorder)
@@ -185,6 +193,8 @@ class Generate(Stage):
             return Completion.from_json(known)
         completion = await client.ask("chat/completions", payload, Completion.from_response)
         self.asked += 1
+        self.prompt_tokens += completion.prompt_tokens
+        self.completion_tokens += completion.completion_tokens
         await recorder.record(key, completion.to_json())
         return completion
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from msgspec.structs import replace
 
-from pipeline import audio, seeds
+from pipeline import audio, logs, seeds
 from pipeline.memo import Memo
 from pipeline.spoken import spoken
 from pipeline.stage import Stage
@@ -112,6 +112,7 @@ class Synthesize(Stage):
 
     def _ask(self, lines: list[Line]) -> Heard:
         """Lets the engine speak, and remembers what it said before it is used."""
+        logs.here().sample = ""  # lines of several are spoken together
         encoded: dict[int, bytes] = {}
 
         def record(number: int, samples: audio.Samples) -> None:

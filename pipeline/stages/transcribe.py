@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 import orjson
 from msgspec.structs import replace
 
+from pipeline import logs
 from pipeline.asr.base import ASR, Clip
 from pipeline.memo import Memo, digest
 from pipeline.stage import Stage, with_scores
@@ -100,6 +101,7 @@ class Transcribe(Stage):
         def record(number: int, text: str) -> None:
             self._memo.put(some[number][0], orjson.dumps(text))
 
+        logs.here().sample = ""  # utterances of several are listened to together
         found = self._asr.transcribe([clip for _, clip in some], self._workers, record)
         self.asked += len(some)
         return {key: answer for (key, _), answer in zip(some, found, strict=True)}

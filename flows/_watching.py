@@ -1,0 +1,122 @@
+"""What a flow tells while it runs: a progress artifact that moves, our logs on Prefect's page, and metrics."""
+
+from __future__ import annotations
+
+import contextvars
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from uuid import UUID
+
+import httpx
+from prefect.artifacts import create_progress_artifact, update_progress_artifact
+from prefect.exceptions import PrefectException
+from prefect.logging import get_run_logger
+
+from pipeline import logs, metrics, telling
+from pipeline.build import Job, UnitReport
+from pipeline.metrics import Ledger
+from pipeline.plan import Plan
+from schemas.manifest import DatasetManifest
+
+EVERY = 3.0  # seconds between two moves of a progress artifact
+_TOLD_EVERY = 30.0  # seconds between two lines about how far a build is
+
+log = logging.getLogger("earwitness")
+
+
+@contextmanager
+def on_page(run: str = "") -> Iterator[None]:
+    """What we log is shown on the flow run's page, too, for as long as the context lasts."""
+    logs.configure(run=run)
+    # Outside of a run Prefect's handler has nowhere to send to, and complains at each line.
+    added = [handler for handler in logging.getLogger("prefect.extra").handlers if handler not in log.handlers]
+    for handler in added:
+        log.addHandler(handler)
+    try:
+        yield
+    finally:
+        for handler in added:
+            log.removeHandler(handler)
+
+
+@contextmanager
+def progressing(key: str, share: Callable[[], float | None], about: str) -> Iterator[None]:
+    """A progress artifact that moves at most every few seconds, and is full if all goes well.
+
+    Args:
+        key: Of the artifact: lower case and dashes.
+        share: How much is done, between 0 and 1; None where that is not known yet.
+        about: Shown with it.
+    """
+    artifact: UUID = create_progress_artifact(0.0, key=key, description=about)  # type: ignore[assignment]
+    ended = threading.Event()
+
+    def move() -> None:
+        while not ended.wait(EVERY):
+            done = share()
+            if done is not None:
+                _move(artifact, 100 * done)
+
+    thread = threading.Thread(target=contextvars.copy_context().run, args=(move,), name="progress", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+    _move(artifact, 100.0)
+
+
+def _move(artifact: UUID, percent: float) -> None:
+    try:
+        update_progress_artifact(artifact, round(min(100.0, percent), 1))
+    except (httpx.HTTPError, PrefectException, OSError) as error:  # no run shall end for want of a picture
+        log.warning("the progress artifact cannot be moved: %s", error)
+
+
+class Watched:
+    """A build that is being watched."""
+
+    def __init__(self, ledger: Ledger, units: int) -> None:
+        self._ledger, self._units, self._said = ledger, units, time.monotonic()
+
+    def built(self, report: UnitReport) -> UnitReport:
+        """Takes note of a unit that is finished."""
+        self._ledger.add(report)
+        if time.monotonic() - self._said > _TOLD_EVERY:
+            self._said = time.monotonic()
+            now = self._ledger.totals()
+            kept, rejected = (sum(getattr(m, what) for m in now.made.values()) for what in ("kept", "rejected"))
+            text = "%d of %d units are done; this run has kept %d rows and set %d aside"
+            get_run_logger().info(text, now.units["done"], self._units, kept, rejected)
+        return report
+
+    def failed(self) -> None:
+        """Takes note of a unit that could not be built."""
+        self._ledger.failed()
+
+    def finished(self, dataset: DatasetManifest) -> None:
+        """Takes note of the end."""
+        self._ledger.finished(dataset)
+
+
+@contextmanager
+def watched(job: Job, plan: Plan, name: str) -> Iterator[Watched]:
+    """A build with its progress artifact, its metrics if they are asked for, and our logs on its page.
+
+    Raises:
+        MetricsError: The port is taken.
+    """
+    out = Path(job.out)
+    telling.clear(out)
+    ledger = Ledger(out, plan, job.run)
+    with (
+        on_page(job.run),
+        metrics.serving(job, ledger, None, log.info),
+        progressing(f"{name}-progress", lambda: ledger.totals().share, "Utterances that are done"),
+    ):
+        yield Watched(ledger, len(plan.units))
