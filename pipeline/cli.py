@@ -18,7 +18,6 @@ from typing import Annotated, Any, NoReturn, ParamSpec, TypeVar
 
 import pyarrow as pa
 import typer
-from rich.console import Console
 from rich.logging import RichHandler
 from rich.panel import Panel
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
@@ -38,6 +37,7 @@ from pipeline.publish.card import without_rows
 from pipeline.readers.base import CorpusError
 from pipeline.setup import prepare
 from pipeline.shards import DiskError, refuse_foreign
+from pipeline.terminal import Terminal, escape
 from pipeline.tools import catalogue as catalogues
 from pipeline.tools import trial
 from pipeline.tools.catalogue import Catalogue
@@ -46,8 +46,8 @@ from pipeline.train.command import overfit, train
 from schemas.manifest import DatasetManifest
 from schemas.sample import Sample
 
-console = Console()
-errors = Console(stderr=True)
+console = Terminal()
+errors = Terminal(stderr=True)
 log = logging.getLogger("earwitness")
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -70,7 +70,7 @@ def build(
     setup = prepare(str(path))
     folder = out or Path("out") / setup.recipe.name
     refuse_foreign(folder, setup.recipe.name)  # before Prefect starts; the flow asks again, holding the folder
-    console.print(f"[bold]{setup.recipe.name}[/bold]  {path} -> {folder}")
+    console.print(f"[bold]{setup.recipe.name}[/bold]  {escape(f'{path} -> {folder}')}")
     if setup.tasks_left_out:
         names = ", ".join(setup.tasks_left_out)
         console.print(f"[yellow]Left out, since the recipe names no LLM (`llm`):[/yellow] {names}")
@@ -81,7 +81,7 @@ def build(
 
         report = _apart(build_dataset.run, path, folder, limit, workers)
     for warning in report.warnings:
-        console.print(f"[yellow]Warning:[/yellow] {warning}")
+        console.print(f"[yellow]Warning:[/yellow] {escape(warning)}")
     _summary(report.dataset)
     if report.asked or report.remembered:
         console.print(f"LLM replies: {report.asked} asked for now, {report.remembered} remembered from earlier runs.")
@@ -89,11 +89,12 @@ def build(
         console.print(f"{report.skipped} of {len(report.units)} units were finished before this run.")
     if not report.kept:
         console.print(
-            f"[yellow]Not one row was kept.[/yellow] See why: [cyan]earwitness inspect {folder} --rejected[/cyan]"
+            "[yellow]Not one row was kept.[/yellow] See why: "
+            f"[cyan]earwitness inspect {escape(str(folder))} --rejected[/cyan]"
         )
         return
-    console.print(f"\nLoad it: [cyan]datasets.load_dataset({str(folder)!r})[/cyan]")
-    console.print(f"Look into it: [cyan]earwitness inspect {folder}[/cyan]")
+    console.print(f"\nLoad it: [cyan]datasets.load_dataset({escape(repr(str(folder)))})[/cyan]")
+    console.print(f"Look into it: [cyan]earwitness inspect {escape(str(folder))}[/cyan]")
 
 
 def corpora(
@@ -112,7 +113,7 @@ def corpora(
     failed = 0
     for corpus in found:
         try:
-            with console.status(f"reading {corpus.path}"):
+            with console.status(f"reading {escape(str(corpus.path))}"):
                 result = surveying.survey(corpus, headers=headers)
         except (CorpusError, MissingExtra) as error:
             errors.print(Text.assemble((str(corpus.path), "red"), f" ({corpus.reader}): {error}"), soft_wrap=True)
@@ -140,7 +141,7 @@ def inspect(
     if verify:
         wrong = inspection.verify(dataset, manifest)
         for text in wrong:
-            errors.print(f"[red]{text}[/red]")
+            errors.print(Text(text, "red"))
         if wrong:
             raise typer.Exit(1)
         console.print("All files are as they were written.")
@@ -159,14 +160,16 @@ def inspect(
     _show_row(number, sample, whole=True)
     if wav is not None:
         wav.write_bytes(inspection.wav(sample))
-        console.print(f"The speech of row {number} is in {wav}.")
+        console.print(f"The speech of row {number} is in {escape(str(wav))}.")
 
 
 def _write_page(dataset: Path, manifest: DatasetManifest, html: Path, rows: int, rejected: bool, seed: int) -> None:
     page = pages.write(dataset, manifest, html, rows=rows, rejected=rejected, seed=seed)
-    console.print(f"{html}: {page.rows} of {page.of} rows, {page.bytes / 1e6:.1f} MB. Open it in a browser.")
+    console.print(
+        f"{escape(str(html))}: {page.rows} of {page.of} rows, {page.bytes / 1e6:.1f} MB. Open it in a browser."
+    )
     if page.missing:
-        console.print(f"[dim]not among them: {', '.join(page.missing)}; --rows {rows} are too few[/dim]")
+        console.print(f"[dim]not among them: {escape(', '.join(page.missing))}; --rows {rows} are too few[/dim]")
     if page.silent:
         limit = pages.SOUND_BYTES / 2**20
         console.print(f"[yellow]{page.silent} utterances are shown without sound:[/yellow] a page holds {limit:.0f} MB")
@@ -442,22 +445,26 @@ def _advance(progress: Progress, bar: Any, state: Any, started: list[tuple[float
 
 def _summary(dataset: DatasetManifest) -> None:
     kept = sum(split.rows for split in dataset.splits.values())
-    table = Table(title=f"{dataset.name}: {kept} rows, {dataset.rows_in - kept} set aside", title_justify="left")
+    table = Table(
+        title=f"{escape(dataset.name)}: {kept} rows, {dataset.rows_in - kept} set aside", title_justify="left"
+    )
     for column in ("split", "rows", "utterances", "hours of rows", "hours of source", "speakers", "shards"):
         table.add_column(column, justify="left" if column == "split" else "right")
     for name, s in dataset.splits.items():
         hours = (f"{seconds / 3600:.2f}" for seconds in (s.row_seconds, s.seconds))
         row = (s.rows, s.utterances, *hours, s.speakers, len(s.shards))
-        table.add_row(name, *map(str, row))
+        table.add_row(escape(name), *map(str, row))
     console.print(table)
     _counts("task", dataset.tasks)
     _counts("outcome", dataset.outcomes)
     if in_vain := without_rows(dataset):
-        console.print(f"[yellow]{in_vain.rstrip()}[/yellow]")
+        console.print(Text(in_vain.rstrip(), "yellow"))
     _counts("set aside", dataset.reasons)
     _counts("hours of source audio by language", {k: round(v / 3600, 3) for k, v in dataset.languages.items()})
     for model, tokens in dataset.tokens.items():
-        console.print(f"{model}: {tokens.requests} requests, {tokens.prompt} tokens in, {tokens.completion} out")
+        console.print(
+            f"{escape(model)}: {tokens.requests} requests, {tokens.prompt} tokens in, {tokens.completion} out"
+        )
     if dataset.cost is not None:
         console.print(f"cost at the recipe's prices: {dataset.cost:.2f}")
     if not dataset.speech_verified:
@@ -465,14 +472,14 @@ def _summary(dataset: DatasetManifest) -> None:
     for found in dataset.agreement:
         name, (median, most) = ("CER", found.cer) if found.wer is None else ("WER", found.wer)
         console.print(
-            f"{found.language} by {found.voice}: {name} {median:.1%} at the median, {most:.1%} at the 90th percentile"
+            f"{escape(f'{found.language} by {found.voice}')}: {name} {median:.1%} at the median, {most:.1%} at the 90th percentile"
         )
 
 
 def _counts(title: str, counts: dict[str, Any]) -> None:
     if counts:
         items = sorted(counts.items(), key=lambda item: -item[1])
-        console.print(f"[bold]{title}:[/bold] " + ", ".join(f"{name} {count}" for name, count in items))
+        console.print(f"[bold]{title}:[/bold] " + escape(", ".join(f"{name} {count}" for name, count in items)))
 
 
 def _show_row(number: int, sample: Sample, whole: bool = False) -> None:
@@ -499,7 +506,7 @@ def _show_row(number: int, sample: Sample, whole: bool = False) -> None:
             text.append(f"outcome: {sample.outcome}\nsituation: {sample.situation}\n", "dim")
         text.append(f"answer: {sample.answer}\nlanguage: {sample.language}\nsplit: {sample.split}\n", "dim")
         text.append("".join(f"{name}: {value}\n" for name, value in _fields(made) if value), "dim")
-    console.print(Panel(text, title=f"row {number}: {sample.task or sample.rejected}", title_align="left"))
+    console.print(Panel(text, title=escape(f"row {number}: {sample.task or sample.rejected}"), title_align="left"))
 
 
 def _fields(struct: Any) -> list[tuple[str, Any]]:

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
-from rich.console import Console
 
 from pipeline.plugins import require
+from pipeline.terminal import Terminal, escape
 
-console = Console()
+console = Terminal()
 _NEEDED = ("torch", "transformers", "peft", "accelerate", "safetensors", "matplotlib")
 
 
@@ -38,8 +38,8 @@ def closed_world(
     began = time.monotonic()
 
     def tell(text: str) -> None:
-        console.print(f"[dim]{time.monotonic() - began:6.0f} s[/dim]  {text}", highlight=False, soft_wrap=True)
+        console.print(f"[dim]{time.monotonic() - began:6.0f} s[/dim]  {escape(text)}", highlight=False, soft_wrap=True)
 
     # Flows are above this package, which they order; so it is asked for by name.
     page = import_module("flows.closed_world").run(size, folder, device, tell)
-    console.print(page.with_name("report.md").read_text("utf-8"), highlight=False, soft_wrap=True)
+    console.print(page.with_name("report.md").read_text("utf-8"), highlight=False, markup=False, soft_wrap=True)

@@ -7,21 +7,22 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from pydantic import ValidationError
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from pipeline import plugins
 from pipeline.asr.base import ASR
 from pipeline.evaluate.errors import EvaluationError
 from pipeline.plugins import require
 from pipeline.recipes import Document
+from pipeline.terminal import Terminal, escape
 
 if TYPE_CHECKING:
     from pipeline.evaluate.questions import Settings
     from pipeline.evaluate.results import Result
 
-console = Console()
+console = Terminal()
 _PATHS = ("model", "file")  # of an engine; those that are none are names on the Hub
 
 
@@ -85,7 +86,7 @@ def evaluate(
     folder = out or Path("out") / "evaluation" / f"{Path(model).name}-{dataset.name}"
     result, page = shown(model, dataset, folder, settings, training)
     _summary(result)
-    console.print(f"\nThe report: [cyan]{page}[/cyan]", soft_wrap=True)
+    console.print(f"\nThe report: [cyan]{escape(str(page))}[/cyan]", soft_wrap=True)
 
 
 def placed(device: str, dtype: str) -> tuple[str, str]:
@@ -164,13 +165,13 @@ def _summary(result: Result) -> None:
     from pipeline.evaluate import report
 
     content = report.systems(result, brief=True)
-    table = Table(title=f"{result.model} on {result.dataset}: {result.turns} responses", title_justify="left")
+    table = Table(title=escape(f"{result.model} on {result.dataset}: {result.turns} responses"), title_justify="left")
     for head in content.heads:
         table.add_column(head, justify="left" if head == content.heads[0] else "right")
     for row in content.rows:
-        table.add_row(*row)
+        table.add_row(*map(escape, row))
     console.print(table)
     for remark in report.remarks(result):
-        console.print(f"[dim]{remark}[/dim]")
+        console.print(Text(remark, "dim"))
     for turn, why in result.bad[:5]:
-        console.print(f"[yellow]{turn}[/yellow]: {why}", soft_wrap=True)
+        console.print(Text.assemble((str(turn), "yellow"), f": {why}"), soft_wrap=True)

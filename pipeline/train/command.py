@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
 from pipeline.plugins import require
+from pipeline.terminal import Terminal, escape
 
 if TYPE_CHECKING:
     from pipeline.train.forecast import Forecast
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from pipeline.train.setup import Setup
 
 _MAIN = os.environ.get("RANK", "0") == "0"  # of several processes this one speaks and writes
-console = Console(quiet=not _MAIN)
-errors = Console(stderr=True)
+console = Terminal(quiet=not _MAIN)
+errors = Terminal(stderr=True)
 _NEEDED = ("torch", "transformers", "peft", "accelerate", "safetensors", "tensorboard", "matplotlib")
 
 
@@ -57,9 +57,9 @@ def train(
         folder = out or Path("out") / setup.recipe.name
         with running.alone(folder) if _MAIN and not dry_run else nullcontext():
             setup.refuse_foreign(folder)
-            console.print(f"[bold]{setup.recipe.name}[/bold]  {setup.path} -> {folder}")
+            console.print(f"[bold]{setup.recipe.name}[/bold]  {escape(f'{setup.path} -> {folder}')}")
             if not dry_run and running.finished(setup, folder):
-                console.print(f"This run is finished; its model is in {folder / MODEL}.")
+                console.print(f"This run is finished; its model is in {escape(str(folder / MODEL))}.")
                 return
             with _told_how_to_go_on(folder):
                 run = ready(setup, folder, again=dry_run)
@@ -105,9 +105,10 @@ def tell(outcome: Outcome, folder: Path) -> None:
         best = f"{stage.best.figure} {stage.best.value:.3f} at step {stage.best.step}" if stage.best else ""
         table.add_row(stage.stage, f"{stage.steps:,}", best, stage.why)
     console.print(table)
-    console.print(f"Curves and samples: [cyan]{folder / curves.PAGE}[/cyan]")
-    console.print(f"The model: [cyan]{outcome.model}[/cyan]")
-    console.print(f"Measure it: [cyan]earwitness evaluate {outcome.model} DATASET[/cyan]")
+    console.print(f"Curves and samples: [cyan]{escape(str(folder / curves.PAGE))}[/cyan]")
+    model = escape(str(outcome.model))
+    console.print(f"The model: [cyan]{model}[/cyan]")
+    console.print(f"Measure it: [cyan]earwitness evaluate {model} DATASET[/cyan]")
 
 
 def overfit(
@@ -197,7 +198,7 @@ def _told_how_to_go_on(folder: Path) -> Iterator[None]:
             signal.signal(number, signal.SIG_IGN)
         if _MAIN:
             text = f"What was done up to the last checkpoint is in {folder}; the same command goes on from there."
-            errors.print(f"\n[yellow]Stopped.[/yellow] {text}", soft_wrap=True)
+            errors.print(f"\n[yellow]Stopped.[/yellow] {escape(text)}", soft_wrap=True)
         sys.stdout.flush()
         sys.stderr.flush()
         # Other processes of the run may wait for this one for ever.
