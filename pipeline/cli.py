@@ -471,9 +471,8 @@ def _summary(dataset: DatasetManifest) -> None:
         console.print("[dim]speech not verified: no recogniser has compared it with the transcripts[/dim]")
     for found in dataset.agreement:
         name, (median, most) = ("CER", found.cer) if found.wer is None else ("WER", found.wer)
-        console.print(
-            f"{escape(f'{found.language} by {found.voice}')}: {name} {median:.1%} at the median, {most:.1%} at the 90th percentile"
-        )
+        kind = escape(f"{found.language} by {found.voice}")
+        console.print(f"{kind}: {name} {median:.1%} at the median, {most:.1%} at the 90th percentile")
 
 
 def _counts(title: str, counts: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Terminal: what is shown of data is text, whatever it holds. Nothing in it moves the cursor or sets a colour or a title.
+"""Terminal: what is shown of data is text, whatever it holds. Nothing in it moves the cursor or sets a colour.
 
 Markup (`[red]`) belongs to our own words: put `escape` around what comes from a corpus, a dataset or a model.
 """
