@@ -27,6 +27,7 @@ INSTEAD = {
     "make test": "make --dry-run test",
     "make vllm": "make --dry-run vllm",
     "earwitness corpora PATH": "earwitness corpora corpora",
+    "earwitness build voice_tools --limit 200": "earwitness build voice_tools --limit 24",
     # A Hub, a trained model and half an hour are not there. Tests of their own run these commands.
     "HF_TOKEN=... earwitness publish out/mine OWNER/NAME": "earwitness publish --help",
     "earwitness overfit out/quickstart": "earwitness overfit --help",
