@@ -52,7 +52,7 @@ def _was_killed(_task: Any, _run: Any, state: Any) -> bool:
 @task(name="plan", cache_policy=NO_CACHE, persist_result=False)
 def plan(job: Job, limit: int | None) -> Plan:
     """Lists the corpora and cuts them into units."""
-    return prepare(job.recipe).plan(Path(job.out), limit)
+    return build.planned(job, limit)
 
 
 @task(

@@ -15,12 +15,13 @@ from msgspec.structs import replace as with_position
 from pipeline import counts, logs, shards
 from pipeline.counts import Made, Spent
 from pipeline.memo import Memo, MemoDamaged, mend
-from pipeline.plan import Plan, Unit, read_unit
+from pipeline.plan import Plan, Unit, origins, read_unit, taken_out
 from pipeline.recipes import RecipeError
 from pipeline.setup import Setup, prepare
 from pipeline.stage import Stopwatch, chain
 from pipeline.tasks.base import alone
 from pipeline.telling import Teller
+from pipeline.withdrawal import withdraw
 from schemas.manifest import ShardManifest
 from schemas.sample import Sample
 
@@ -81,6 +82,18 @@ class UnitReport:
     """What all tries of this run took."""
 
 
+def planned(job: Job, limit: int | None = None) -> Plan:
+    """Lists the corpora, plans what is new, and takes out of finished shards what has gone.
+
+    Raises:
+        CorpusError: A corpus cannot be read at all.
+    """
+    setup, out = prepare(job.recipe), Path(job.out)
+    plan = setup.plan(out, limit)
+    withdraw(out, plan, setup.recipe.shards.rows_per_batch)
+    return plan
+
+
 def drafts(plan_folder: Path, unit: Unit) -> Iterator[Sample]:
     """The samples that a unit begins with: one an utterance, followed by its companions."""
     for utterance, companions in read_unit(plan_folder, unit):
@@ -131,8 +144,9 @@ def _build(job: Job, unit: Unit, setup: Setup) -> UnitReport:
             stream = chain(_noted(drafts(out / shards.BUILD / "plan", unit), begun), stages, stopwatch)
             for position, sample in enumerate(telling(stream)):
                 writer.add(_placed(sample, position))
-                begun -= _origins(sample)
+                begun -= origins(sample.id)
             assert not begun, f"no row came of {sorted(begun)[:3]}"
+            writer.tally.removed.update(taken_out(out / shards.BUILD / "plan", unit))
             manifest = writer.finish(setup.fingerprint, unit.utterances)
             made, spent = telling.made, telling.spent.at_rest()
     kept, rejected = rows_of(manifest)
@@ -187,11 +201,6 @@ def _noted(samples: Iterator[Sample], ids: set[str]) -> Iterator[Sample]:
     for sample in samples:
         ids.add(sample.id)
         yield sample
-
-
-def _origins(sample: Sample) -> set[str]:
-    """What a row's id may begin with: an utterance's id, to which a task appends its name and a number."""
-    return {sample.id, sample.id.rpartition(":")[0], sample.id.rsplit(":", 2)[0]}
 
 
 def _placed(sample: Sample, position: int) -> Sample:

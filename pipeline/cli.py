@@ -445,9 +445,7 @@ def _advance(progress: Progress, bar: Any, state: Any, started: list[tuple[float
 
 def _summary(dataset: DatasetManifest) -> None:
     kept = sum(split.rows for split in dataset.splits.values())
-    table = Table(
-        title=f"{escape(dataset.name)}: {kept} rows, {dataset.rows_in - kept} set aside", title_justify="left"
-    )
+    table = Table(title=f"{escape(dataset.name)}: {kept} rows, {dataset.set_aside} set aside", title_justify="left")
     for column in ("split", "rows", "utterances", "hours of rows", "hours of source", "speakers", "shards"):
         table.add_column(column, justify="left" if column == "split" else "right")
     for name, s in dataset.splits.items():

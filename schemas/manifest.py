@@ -46,7 +46,7 @@ class Tokens(_Manifest):
 
 
 class ShardManifest(_Manifest):
-    """Accounts for every row of a unit: `kept.rows + rejected.rows == sum of what came in`."""
+    """Accounts for every row of a unit: kept, rejected and removed ones are all that came in."""
 
     schema_version: int = SCHEMA_VERSION
     unit: _Name
@@ -62,6 +62,9 @@ class ShardManifest(_Manifest):
     rejected: ShardFile | None
     reasons: dict[str, int]
     """Rejected rows by reason."""
+    removed: dict[str, int] = {}
+    """Rows that are no longer there, since an utterance in them was taken out of the dataset, by reason: `withdrawn`,
+    `corpus_removed`, `changed`, `superseded` or `disappeared`. Of a unit that was built afterwards, the utterances."""
     seconds: float
     """Of source audio: distinct utterances that a kept row plays as they are, or augmented. Mixtures of them
     and pauses cut from them count as rows only."""
@@ -144,9 +147,14 @@ class DatasetManifest(_Manifest):
     splits: dict[str, SplitSummary]
     rejected: list[ShardFile]
     planned_utterances: int
+    """Without those that were taken out since."""
     rows_in: int
-    """Equals kept plus rejected rows."""
+    """Equals kept, rejected and removed rows."""
     reasons: dict[str, int]
+    removed: dict[str, int] = {}
+    """Rows that are no longer there, by reason: see `ShardManifest`."""
+    taken_out: dict[str, int] = {}
+    """Utterances of earlier runs that are no longer in the dataset, by the same reasons."""
     tasks: dict[str, int]
     outcomes: dict[str, int]
     """Kept rows about tools by outcome."""
@@ -164,6 +172,13 @@ class DatasetManifest(_Manifest):
     """Whether an ASR engine has compared the speech with the transcripts."""
     agreement: list[Agreement] = []
     """Of the rows that it has compared."""
+    state: str = ""
+    """Digest of the plan, the shards and the recipe: a run that finds them so has nothing to do."""
+
+    @property
+    def set_aside(self) -> int:
+        """Rejected rows."""
+        return sum(self.reasons.values())
 
     @property
     def tasks_without_rows(self) -> list[str]:

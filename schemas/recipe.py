@@ -69,6 +69,31 @@ class PublishSpec(Options):
     """Of the models that wrote and listened, by name, for the card: `{Qwen/Qwen3-8B: Apache-2.0}`."""
 
 
+class LaterSpec(Options):
+    """What a later run does with utterances that a corpus no longer has as they were."""
+
+    disappeared: Literal["keep", "withdraw"] = "keep"
+    """Of those that are no longer listed, or whose file is not there."""
+    changed: Literal["supersede", "keep", "withdraw"] = "supersede"
+    """Of those whose sound or text is another under the same id: the new one comes in place of the old one, or the old
+    one stays, or neither."""
+
+
+class WithdrawnSpec(Options):
+    """What is taken out of the dataset and kept out of it, whether a corpus still has it or not."""
+
+    speakers: list[str] = []
+    """`corpus/name`, as rows call them."""
+    utterances: list[str] = []
+    """Ids, as rows call them."""
+    recordings: list[str] = []
+    """`corpus/name` of recordings that utterances are segments of."""
+    licences: list[str] = []
+    """As the corpora write them."""
+    file: str | None = None
+    """A text file with more of them, one a line: `speaker NAME`, `utterance ID`, `recording NAME`, `licence NAME`."""
+
+
 class Recipe(Options):
     """A whole recipe. Paths are relative to the recipe's file."""
 
@@ -98,6 +123,9 @@ class Recipe(Options):
     """Share of the instructions of one line that are spoken, too; needs `tts`."""
     augment: AugmentSpec | None = None
     """What is done to the sound of utterances; nothing if omitted."""
+    later: LaterSpec = LaterSpec()
+    withdrawn: WithdrawnSpec = WithdrawnSpec()
+    """Names that must not be in the dataset; they are in no manifest and no card either."""
     split: SplitSpec = SplitSpec()
     shards: ShardSpec = ShardSpec()
     publish: PublishSpec = PublishSpec()

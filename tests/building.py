@@ -6,7 +6,7 @@ import hashlib
 from pathlib import Path
 
 from pipeline import shards
-from pipeline.build import Job, build_unit, serving
+from pipeline.build import Job, build_unit, planned, serving
 from pipeline.finish import finish
 from pipeline.setup import prepare
 from schemas.manifest import DatasetManifest
@@ -20,7 +20,7 @@ def build(recipe: Path, out: Path, limit: int | None = None) -> DatasetManifest:
     with shards.exclusive(out):
         shards.claim(out, prepare(job.recipe).recipe.name)
         shards.clear_temporary(out)
-        plan = prepare(job.recipe).plan(out, limit)
+        plan = planned(job, limit)
         with serving(job, plan) as served:
             for unit in plan.units:
                 build_unit(served, unit)

@@ -25,6 +25,7 @@ from schemas.conversation import Message
 from schemas.sample import Sample
 from schemas.utterance import Audio, Utterance
 from tests.building import build, files_of
+from tests.building import rows as rows_of
 from tests.conftest import ROOT
 
 
@@ -37,7 +38,7 @@ def copies(tmp_path: Path, corpus: Path) -> Path:
     for row in rows[:6]:
         name = f"copy-{row['audio_filepath']}"
         shutil.copy(folder / row["audio_filepath"], folder / name)
-        rows.append(row | {"audio_filepath": name})
+        rows.append(row | {"audio_filepath": name, "text": f"{row['text']} again"})
     write(folder, rows)
     return folder
 
@@ -54,14 +55,16 @@ def of(copies: Path, write_recipe: Callable[..., Path], **changes: object) -> Pa
 def test_a_copy_whose_original_is_gone_is_taken_back(
     tmp_path: Path, copies: Path, write_recipe: Callable[..., Path]
 ) -> None:
-    recipe, out = of(copies, write_recipe), tmp_path / "out"
+    recipe, out = of(copies, write_recipe, later={"disappeared": "withdraw"}), tmp_path / "out"
     assert build(recipe, out).reasons["duplicate_audio"] >= 4
     rows = [json.loads(line) for line in (copies / "manifest.jsonl").read_text().splitlines()]
     write(copies, rows[6:])
     again = build(recipe, out)
     assert "duplicate_audio" not in again.reasons
-    build(recipe, tmp_path / "fresh")
-    assert files_of(out) == files_of(tmp_path / "fresh"), "history leaves no trace"
+    assert again.removed["disappeared"] >= 6
+    fresh = build(recipe, tmp_path / "fresh")
+    found = [{s.id for part in rows_of(*of) for s in part} for of in ((out, again), (tmp_path / "fresh", fresh))]
+    assert found[0] == found[1]
 
 
 def test_verdicts_do_not_depend_on_how_far_an_earlier_run_came(

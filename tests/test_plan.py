@@ -213,7 +213,7 @@ def test_a_disk_that_does_not_take_the_plan_is_explained(tmp_path: Path, place: 
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (most, before[1]))
     try:
-        with pytest.raises(DiskError, match=rf"{folder}/\w+\.arrow: the file grew over the allowed size"):
+        with pytest.raises(DiskError, match=rf"{folder}/0/\w+\.arrow: the file grew over the allowed size"):
             plan(given_, folder, size=1000, companions=60)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)

@@ -32,8 +32,8 @@ Bytes = npt.NDArray[np.uint8]
 
 _BYTES = FINGERPRINT_BITS // 8
 _BAND = 4  # bytes of a fingerprint that are compared as one
-_SMALL_GROUP = 64  # utterances of equal transcript are compared each with each up to here
-_REACH = 8  # neighbours that are compared in larger groups
+_SMALL_GROUP = 64  # so many utterances of equal transcript, the first, are compared each with each
+_REACH = 8  # neighbours that the others are compared with
 _AT_ONCE = 4096  # values that are objects at the same time
 
 REASONS = frozenset({"duplicate_audio", "near_duplicate_audio", "duplicate_sample", "repeated_response"})
@@ -186,9 +186,9 @@ def _pairs(prints: Bytes, spoken: Keys, bits: int) -> Iterator[tuple[int, int, i
 
 def _near_pairs(keys: npt.NDArray[Any], prints: Bytes, bits: int) -> Iterator[tuple[int, int, int]]:
     for group in _groups(keys):
-        reach = len(group) if len(group) <= _SMALL_GROUP else _REACH
         for i, a in enumerate(group[:-1]):
-            others = group[i + 1 : i + reach]
+            # Rows that come later in the order take no comparison away: what was said of earlier ones stays.
+            others = group[i + 1 : max(_SMALL_GROUP, i + _REACH)]
             distances = np.bitwise_count(prints[a] ^ prints[others]).sum(axis=1)
             for place in np.flatnonzero(distances <= bits):
                 yield int(a), int(others[place]), int(distances[place])

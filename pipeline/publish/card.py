@@ -94,7 +94,7 @@ def body(dataset: DatasetManifest, use: str = _USE, audio: str = "audios", aside
         without_rows(dataset),
         _tools(dataset),
         "## Set aside\n",
-        f"Of {dataset.rows_in} rows {rows} are kept. {aside}\n",
+        f"Of {rows + dataset.set_aside} rows {rows} are kept. {aside}\n",
         table(("reason", "rows"), _most_first(dataset.reasons)),
         "## Languages and licences\n",
         table(("language", "hours of source audio"), _hours(dataset.languages)),
