@@ -30,9 +30,9 @@ TEXTS = ("id", "task", "language", "transcript", "speaker", "corpus", "licence",
 _FLAT = pa.schema([("flac", pa.binary()), *((name, pa.string()) for name in TEXTS), ("seconds", pa.float64())])
 
 
-def samples(count: int) -> list[Sample]:
+def samples(count: int, seed: int = 5) -> list[Sample]:
     """Rows with three to fifteen seconds of what cannot be compressed further."""
-    rng = random.Random(5)
+    rng = random.Random(seed)
     made = []
     for number in range(count):
         seconds = rng.uniform(3, 15)

@@ -118,7 +118,7 @@ def body(dataset: DatasetManifest, use: str = _USE, audio: str = "audios", aside
 
 def table(header: tuple[str, ...], rows: Iterable[tuple[object, ...]]) -> str:
     """Rows as a markdown table."""
-    lines = [" | ".join(map(str, row)) for row in rows]
+    lines = [" | ".join(" ".join(str(cell).replace("|", r"\|").split()) for cell in row) for row in rows]
     if not lines:
         return "None.\n"
     rule = " | ".join("---" for _ in header)

@@ -28,9 +28,9 @@ def picture(dataset: DatasetManifest, facts: Facts) -> bytes:
     figure = matplotlib.Figure(figsize=(5.5 * columns, 0.27 * sum(heights) + 0.3), dpi=110, layout="constrained")
     grid = figure.add_gridspec(len(heights), columns, height_ratios=heights)
     for line, some in enumerate(places):
+        slots = max(len(bars) for _, bars, _ in some)
         for column, (title, bars, colour) in enumerate(some):
-            wide = slice(None) if len(some) < columns else column
-            _bars(figure.add_subplot(grid[line, wide]), title, bars, colour)
+            _bars(figure.add_subplot(grid[line, column]), title, bars, colour, slots)
     if agreement:
         _agreement(figure.add_subplot(grid[len(places), :]), dataset)
     sink = io.BytesIO()
@@ -68,14 +68,12 @@ def _most(counts: Mapping[str, float]) -> list[tuple[str, float]]:
     return [(name.replace("_", " "), value) for name, value in found]
 
 
-def _bars(axis: Any, title: str, bars: Sequence[tuple[str, float]], colour: str) -> None:
+def _bars(axis: Any, title: str, bars: Sequence[tuple[str, float]], colour: str, slots: int) -> None:
     found = axis.barh([name for name, _ in bars], [value for _, value in bars], color=colour, height=0.7)
     axis.bar_label(
         found, [f"{value:,.2f}" if isinstance(value, float) else f"{value:,}" for _, value in bars], padding=3
     )
-    axis.margins(x=0.18, y=0.02)
-    axis.set_xticks([])
-    _plain(axis, title)
+    _plain(axis, title, slots)
 
 
 def _agreement(axis: Any, dataset: DatasetManifest) -> None:
@@ -83,17 +81,16 @@ def _agreement(axis: Any, dataset: DatasetManifest) -> None:
     some = sorted(dataset.agreement, key=lambda one: -one.rows)[:_BARS]
     names = [f"{one.language}, {one.voice}{'' if one.wer else ' (CER)'}" for one in some]
     pairs = [one.wer or one.cer for one in some]
-    high = axis.barh(names, [100 * pair[1] for pair in pairs], color=_ALSO, height=0.7, label="90th percentile")
-    axis.barh(names, [100 * pair[0] for pair in pairs], color=_KEPT, height=0.35, label="median")
+    high = axis.barh(names, [100 * pair[1] for pair in pairs], color=_ALSO, height=0.7)
+    axis.barh(names, [100 * pair[0] for pair in pairs], color=_KEPT, height=0.35)
     axis.bar_label(high, [f"{100 * m:.1f} %, {100 * h:.1f} %" for m, h in pairs], padding=3)
-    axis.margins(x=0.18, y=0.02)
-    axis.set_xticks([])
-    axis.legend(loc="lower right", frameon=False, fontsize=8)
-    _plain(axis, "Word error rate of what a recogniser heard, by language and voice: median and 90th percentile")
+    _plain(axis, "Word error rate of what a recogniser heard: median (dark), 90th percentile (light)", len(some))
 
 
-def _plain(axis: Any, title: str) -> None:
+def _plain(axis: Any, title: str, slots: int) -> None:
     axis.set_title(title, loc="left", fontsize=10)
-    axis.invert_yaxis()
+    axis.margins(x=0.18)
+    axis.set_xticks([])
+    axis.set_ylim(slots - 0.5, -0.6)  # bars of panels in one line are equally thick
     axis.tick_params(length=0, labelsize=8)
     axis.spines[["top", "right", "bottom"]].set_visible(False)
