@@ -77,7 +77,7 @@ class PromptSet:
             return template.strip()
         try:
             return compiled.render(values).strip()
-        except TemplateError as error:
+        except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError) as error:
             raise PromptError(f"{self.path}: {template!r}: {error}") from error
 
     def instruction(self, rng: random.Random, held_out: bool, kind: str, values: Mapping[str, Any]) -> tuple[str, str]:

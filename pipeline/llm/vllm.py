@@ -6,6 +6,7 @@ beside Prefect's, so it lives in an environment of its own (`make vllm`), which 
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import subprocess
@@ -20,6 +21,8 @@ from pydantic import PositiveFloat
 
 from pipeline.endpoint import EndpointError
 from pipeline.llm.base import LLM, OWN_SERVER_GONE, kept_server
+
+log = logging.getLogger("earwitness")
 
 _MADE = Path(__file__).resolve().parents[2] / ".venv-vllm" / "bin" / "vllm"  # by `make vllm`, in a checkout
 _SECRETS = ("KEY", "TOKEN", "SECRET", "PASSWORD")
@@ -44,6 +47,8 @@ class VLLM(LLM):
     @contextmanager
     def serving(self, folder: Path) -> Iterator[list[str]]:
         command = [*self._command(), "--served-model-name", self.model_name, *self.arguments]
+        if any(name.lstrip("-").replace("_", "-").startswith("trust") for name in self.arguments):
+            log.warning("the recipe lets vLLM run the Python code that the model %s brings (arguments)", self.model)
         if self.revision and not Path(self.model).is_dir():
             command += ["--revision", self.revision]
         with kept_server("vLLM", command, folder / "vllm.log", self._environment(), self.startup) as url:

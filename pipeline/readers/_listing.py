@@ -18,8 +18,8 @@ class Listing:
     """Finds the files that a listing names by relative or absolute paths.
 
     Listings are written relative to their own folder, to the corpus's root, or to a folder above
-    it. The first of these in which the first path exists, or else its folder, is taken. No path
-    leads out of it.
+    it. The first of these in which the first path exists, or else its folder, is taken; but never
+    the root of a disk or the user's own folder, below which all else lies. No path leads out of it.
     """
 
     def __init__(self, reader: Reader, first: str | None) -> None:
@@ -46,7 +46,10 @@ class Listing:
         if path.startswith(self._given_text):
             path = self._home_text + path[len(self._given_text) :]
         if storage.is_url(path):
-            full = storage.normal(path)
+            try:
+                full = storage.normal(path)
+            except storage.StoreError:  # of no store that is known, or with a password in it
+                return None
         elif storage.is_url(self._home_text) and not path.startswith("/"):
             full = storage.normal(self._home_text + path)
         else:
@@ -56,7 +59,8 @@ class Listing:
     def _find(self, first: str | None) -> Path:
         if not first or os.path.isabs(first) or storage.is_url(first):
             return self._home
-        folders = [self._home, *self._home.parents[:_PARENTS_TRIED]]
+        above_it = self._home.parents[:_PARENTS_TRIED]
+        folders = [self._home, *(folder for folder in above_it if not _holds_all_else(folder))]
         above = Path(first).parent
         for part in (Path(first), above, *above.parents):  # a file may be missing where its folder is
             for folder in folders:
@@ -88,6 +92,10 @@ class Listing:
             relative = self._prefix + path
         problem = None if known else f"audio_missing: {relative} is not there"
         return AudioSource(relative, None, start, duration, channel, identity=known), problem
+
+
+def _holds_all_else(folder: Path) -> bool:
+    return folder.parent == folder or folder == Path.home()
 
 
 def _way(home: str, base: str) -> str:
