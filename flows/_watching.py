@@ -8,6 +8,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID
 
@@ -78,35 +80,25 @@ def _move(artifact: UUID, percent: float) -> None:
         log.warning("the progress artifact cannot be moved: %s", error)
 
 
-class Watched:
+@dataclass(slots=True)
+class _Build:
     """A build that is being watched."""
 
-    def __init__(self, ledger: Ledger, units: int) -> None:
-        self._ledger, self._units, self._said = ledger, units, time.monotonic()
+    ledger: Ledger
+    said: float
 
-    def built(self, report: UnitReport) -> UnitReport:
-        """Takes note of a unit that is finished."""
-        self._ledger.add(report)
-        if time.monotonic() - self._said > _TOLD_EVERY:
-            self._said = time.monotonic()
-            now = self._ledger.totals()
-            kept, rejected = (sum(getattr(m, what) for m in now.made.values()) for what in ("kept", "rejected"))
-            text = "%d of %d units are done; this run has kept %d rows and set %d aside"
-            get_run_logger().info(text, now.units["done"], self._units, kept, rejected)
-        return report
 
-    def failed(self) -> None:
-        """Takes note of a unit that could not be built."""
-        self._ledger.failed()
-
-    def finished(self, dataset: DatasetManifest) -> None:
-        """Takes note of the end."""
-        self._ledger.finished(dataset)
+_build: ContextVar[_Build] = ContextVar("build")
 
 
 @contextmanager
-def watched(job: Job, plan: Plan, name: str) -> Iterator[Watched]:
+def watched(job: Job, plan: Plan, name: str) -> Iterator[None]:
     """A build with its progress artifact, its metrics if they are asked for, and our logs on its page.
+
+    Args:
+        job: What the run has in common.
+        plan: What is to be built.
+        name: The dataset's.
 
     Raises:
         MetricsError: The port is taken.
@@ -114,9 +106,38 @@ def watched(job: Job, plan: Plan, name: str) -> Iterator[Watched]:
     out = Path(job.out)
     telling.clear(out)
     ledger = Ledger(out, plan, job.run)
-    with (
-        on_page(job.run),
-        metrics.serving(job, ledger, None, log.info),
-        progressing(f"{name}-progress", lambda: ledger.totals().share, "Utterances that are done"),
-    ):
-        yield Watched(ledger, len(plan.units))
+    key = f"{name.replace('_', '-')}-progress"
+    token = _build.set(_Build(ledger, time.monotonic()))
+    try:
+        with (
+            on_page(job.run),
+            metrics.serving(job, ledger, None, log.info),
+            progressing(key, lambda: ledger.totals().share, "Utterances that are done"),
+        ):
+            yield
+    finally:
+        _build.reset(token)
+
+
+def built(report: UnitReport) -> UnitReport:
+    """Takes note of a unit that is finished, and hands its report on."""
+    build = _build.get()
+    build.ledger.add(report)
+    if time.monotonic() - build.said > _TOLD_EVERY:
+        build.said = time.monotonic()
+        now = build.ledger.totals()
+        kept, rejected = (sum(getattr(made, what) for made in now.made.values()) for what in ("kept", "rejected"))
+        text = "%d of %d units are done; this run has kept %d rows and set %d aside"
+        get_run_logger().info(text, now.units["done"], now.units["planned"], kept, rejected)
+    return report
+
+
+def failed(error: Exception) -> Exception:
+    """Takes note of a unit that could not be built, and hands the error on."""
+    _build.get().ledger.failed()
+    return error
+
+
+def finished(dataset: DatasetManifest) -> None:
+    """Takes note of the end."""
+    _build.get().ledger.finished(dataset)

@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,6 +23,7 @@ from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settin
 from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import Field
 
+from flows import _watching
 from pipeline import build, recipes
 from pipeline import finish as finishing
 from pipeline.build import Job, UnitReport, UnitsFailed
@@ -93,14 +95,16 @@ def build_dataset(recipe: str, out: str | None = None, limit: Count | None = Non
     setup = prepare(recipe)
     out = out or str(Path("out") / setup.recipe.name)
     job = Job(recipe, out, fingerprint=setup.fingerprint, workers=workers)
-    with exclusive(Path(out)):
+    with exclusive(Path(out)), ExitStack() as watching:
         claim(Path(out), setup.recipe.name)
         clear_temporary(Path(out))
         made = plan(job, limit)
+        watching.enter_context(_watching.watched(job, made, setup.recipe.name))
         with build.serving(job, made) as served, Workers(served.workers) as _workers:
             reports = _collect(unit.submit(served, piece) for piece in made.units)
         _workers = None
         report = Report(finish(job, made), reports, made.warnings)
+        _watching.finished(report.dataset)
     name = report.dataset.name.replace("_", "-")
     create_markdown_artifact(report.markdown, key=f"{name}-summary")
     create_table_artifact(report.table, key=f"{name}-figures")
@@ -112,11 +116,11 @@ def _collect(futures: Iterable[PrefectFuture[UnitReport]]) -> list[UnitReport]:
     reports, failures = [], []
     for future in as_completed(list(futures)):
         try:
-            reports.append(future.result())
+            reports.append(_watching.built(future.result()))
         except FATAL:
             raise
         except Exception as error:  # of one unit: the others go on, and it is told at the end
-            failures.append(error)
+            failures.append(_watching.failed(error))
     if failures:
         raise UnitsFailed(failures, len(reports))
     return reports

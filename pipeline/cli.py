@@ -25,9 +25,10 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline import inspect as inspection
+from pipeline import logs, storage
+from pipeline import metrics as figures
 from pipeline import page as pages
 from pipeline import recipes as recipe_files
-from pipeline import storage
 from pipeline import survey as surveying
 from pipeline.closed_world.command import closed_world
 from pipeline.evaluate.command import evaluate
@@ -64,8 +65,15 @@ def build(
     limit: Annotated[int | None, typer.Option(min=1, help="At most so many utterances, drawn by chance.")] = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes that build.")] = os.cpu_count() or 1,
     verbose: Annotated[bool, typer.Option(help="Show what Prefect logs.")] = False,
+    log_format: Annotated[
+        str | None, typer.Option(metavar="text|json", help="Of logs, here and in workers. Default: EARWITNESS_LOG")
+    ] = None,
+    metrics: Annotated[
+        str | None, typer.Option(metavar="PORT", help="Serve metrics for Prometheus: PORT on loopback, or HOST:PORT.")
+    ] = None,
 ) -> None:
     """Build a dataset from a recipe. Run it again to go on after a stop: nothing is done twice."""
+    _watch(log_format, metrics)
     path = recipe_files.find(recipe)
     setup = prepare(str(path))
     folder = out or Path("out") / setup.recipe.name
@@ -95,6 +103,16 @@ def build(
         return
     console.print(f"\nLoad it: [cyan]datasets.load_dataset({escape(repr(str(folder)))})[/cyan]")
     console.print(f"Look into it: [cyan]earwitness inspect {escape(str(folder))}[/cyan]")
+
+
+def _watch(log_format: str | None, metrics: str | None) -> None:
+    """Sets up how the run is watched; its workers and the flow find it in the environment."""
+    if log_format is not None:
+        os.environ[logs.VARIABLE] = log_format
+        logs.configure(RichHandler(console=errors, show_path=False))
+    if metrics is not None:
+        figures.place(metrics)  # a wrong one is told before any work
+        os.environ[figures.VARIABLE] = metrics
 
 
 def corpora(
@@ -281,10 +299,6 @@ COMMANDS: dict[str, Callable[..., None]] = {
 
 def main() -> None:
     """Runs the command that was given."""
-    logging.basicConfig(
-        level=logging.WARNING, format="%(message)s", handlers=[RichHandler(console=errors, show_path=False)]
-    )
-    log.setLevel(logging.INFO)
     application = typer.Typer(
         no_args_is_help=True,
         add_completion=False,
@@ -294,11 +308,10 @@ def main() -> None:
     for name, function in COMMANDS.items():
         application.command(name)(function)
     try:
+        logs.configure(RichHandler(console=errors, show_path=False))
         application()
     except pa.ArrowInvalid as error:
-        text = f"a file of the dataset is damaged: {error}. See `earwitness inspect --verify`; `build` makes it again"
-        errors.print(Text.assemble(("Error: ", "bold red"), text), soft_wrap=True)
-        sys.exit(1)
+        _fail(f"a file of the dataset is damaged: {error}. See `earwitness inspect --verify`; `build` makes it again")
     except OSError as error:
         if _is_ours(error):
             _fail(str(error))
@@ -315,8 +328,19 @@ def main() -> None:
 
 
 def _fail(message: str) -> NoReturn:
-    errors.print(Text.assemble(("Error: ", "bold red"), message), soft_wrap=True)
+    if _is_json():
+        log.error(message)
+    else:
+        errors.print(Text.assemble(("Error: ", "bold red"), logs.hidden(message)), soft_wrap=True)
     sys.exit(1)
+
+
+def _is_json() -> bool:
+    """Whether programs read what we write; a form of logs that is not known is itself told to people."""
+    try:
+        return logs.is_json()
+    except logs.LogError:
+        return False
 
 
 def _is_ours(error: BaseException) -> bool:
@@ -355,9 +379,11 @@ def _told_how_to_go_on(folder: Path) -> Iterator[None]:
     except KeyboardInterrupt as interruption:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)
-        errors.print(
-            f"\n[yellow]Stopped.[/yellow] What was finished is in {folder}; the same command goes on from there."
-        )
+        told = f"What was finished is in {folder}; the same command goes on from there."
+        if logs.is_json():
+            log.warning("Stopped. %s", told)
+        else:
+            errors.print(f"\n[yellow]Stopped.[/yellow] {told}")
         if "flows.build_dataset" in sys.modules:
             sys.modules["flows.build_dataset"].stop()
         sys.stderr.flush()
@@ -403,7 +429,7 @@ def _shown(folder: Path) -> Iterator[None]:
         *(SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()),
         *(TextColumn("{task.fields[rate]}"), TimeRemainingColumn(), TextColumn("{task.fields[rows]}")),
     )
-    with Progress(*columns, console=console) as progress:
+    with Progress(*columns, console=console, disable=logs.is_json()) as progress:
         bar = progress.add_task("planning", total=None, rate="", rows="")
         started: list[tuple[float, int]] = []
 

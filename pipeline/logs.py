@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from types import TracebackType
 from typing import Any
 
 import orjson
@@ -216,13 +217,16 @@ def configure(console: logging.Handler | None = None, run: str = "") -> None:
     if run:
         log.setLevel(_level(logging.INFO))
     root = logging.getLogger()
-    if is_json():
+    if is_json() or console is not None:
         for handler in list(root.handlers):
             if isinstance(handler, Lines) or type(handler).__module__.startswith(_CONSOLES):
                 root.removeHandler(handler)
+    if is_json():
         console = Lines()
         console.setFormatter(JSONLines())
         log.setLevel(_level(logging.INFO))
+        logging.captureWarnings(True)
+        sys.excepthook = _crashed
     elif console is not None:
         console.setFormatter(Named("%(message)s"))
         log.setLevel(_level(logging.INFO))
@@ -233,6 +237,10 @@ def configure(console: logging.Handler | None = None, run: str = "") -> None:
     if console is not None:
         console.addFilter(_hiding)
         root.addHandler(console)
+
+
+def _crashed(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    log.critical("%s: %s", kind.__name__, error, exc_info=(kind, error, trace))
 
 
 def follow(form: str) -> None:

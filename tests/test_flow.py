@@ -99,9 +99,14 @@ def begin(recipe: Path, out: Path, env: dict[str, str]) -> subprocess.Popen[str]
 
 def test_a_run_with_a_server(prefect: dict[str, str], tmp_path: Path, write_recipe: Callable[..., Path]) -> None:
     recipe = write_recipe("with_server")
-    result = run(prefect, recipe, tmp_path / "out")
+    result = run(prefect, recipe, tmp_path / "out", "--log-format", "json", "--metrics", "0", "--verbose")
     assert result.returncode == 0, result.stderr
     assert "with_server: " in result.stdout
+    lines = [json.loads(line) for line in result.stderr.splitlines()]
+    built = {line["unit"] for line in lines if line["message"] == "unit built"}
+    assert built == {path.stem.partition("-")[2] for path in (tmp_path / "out").glob("*/shard-*.json")}
+    assert {line["logger"].partition(".")[0] for line in lines} >= {"earwitness", "prefect"}, "all lines have one form"
+    assert len({line["run"] for line in lines if line["logger"] == "earwitness"}) == 1
     build(recipe, tmp_path / "plain")
     assert files_of(tmp_path / "out") == files_of(tmp_path / "plain"), "the flow adds nothing and loses nothing"
 
@@ -114,7 +119,13 @@ def test_a_run_with_a_server(prefect: dict[str, str], tmp_path: Path, write_reci
     assert {t["state"]["type"] for t in tasks} == {"COMPLETED"}
 
     found = {a["key"]: a for a in ask(prefect, "artifacts/filter") if a["flow_run_id"] == flow_run["id"]}
-    assert set(found) == {"with-server-summary", "with-server-figures"}
+    assert set(found) == {"with-server-summary", "with-server-figures", "with-server-progress"}
+    assert float(found["with-server-progress"]["data"]) == 100
+    shown = [entry["message"] for entry in ask(prefect, "logs/filter") if entry["flow_run_id"] == flow_run["id"]]
+    (served,) = [text for text in shown if text.startswith("metrics: http://127.0.0.1:")]
+    assert served in [line["message"] for line in lines]
+    figures = (tmp_path / "out/.build/metrics.prom").read_text()
+    assert 'earwitness_units{state="done"} ' + f"{units}.0" in figures
     kept = sum(s.rows for s in dataset.splits.values())
     assert f"{kept} rows" in found["with-server-summary"]["data"]
     figures = found["with-server-figures"]["data"]
