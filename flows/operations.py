@@ -21,7 +21,7 @@ from prefect.client.schemas.filters import (
     WorkPoolFilter,
     WorkPoolFilterName,
 )
-from prefect.client.schemas.objects import StateType
+from prefect.client.schemas.objects import State, StateType
 from prefect.events.actions import CallWebhook, ChangeFlowRunState
 from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
 from prefect.exceptions import ObjectNotFound
@@ -69,8 +69,8 @@ async def set_up() -> bool:
             for automation in await client.read_automations_by_name(_ALERT):
                 await client.delete_automation(automation.id)
             return False
-        hook = Webhook(url=SecretStr(url), headers={"Content-Type": "application/json"})  # type: ignore[arg-type]
-        block: UUID = await hook.save("earwitness-alert", overwrite=True)  # type: ignore[misc]
+        hook = Webhook(url=SecretStr(url), headers={"Content-Type": "application/json"})
+        block: UUID = await hook.save("earwitness-alert", overwrite=True)
         await _automate(client, _alert(block))
         return True
 
@@ -138,8 +138,8 @@ def _absence(after: set[str], expect: set[str], within: timedelta) -> EventTrigg
 def _trigger(**given: Any) -> EventTrigger:
     """About flow runs of our deployments, each by itself."""
     return EventTrigger(
-        match={"prefect.resource.id": "prefect.flow-run.*"},  # type: ignore[arg-type]
-        match_related={"prefect.resource.role": "tag", "prefect.resource.id": "prefect.tag.earwitness"},  # type: ignore[arg-type]
+        match={"prefect.resource.id": "prefect.flow-run.*"},
+        match_related={"prefect.resource.role": "tag", "prefect.resource.id": "prefect.tag.earwitness"},
         for_each={"prefect.resource.id"},
         **given,
     )
@@ -178,5 +178,7 @@ async def put_back(runs: Iterable[str]) -> None:
         for run_id in runs:
             run = await client.read_flow_run(UUID(run_id))
             if run.state_type in (*UNDER_WAY[:2], StateType.CRASHED) and run.run_count < MOST_STARTS:
-                state = AwaitingRetry(message="stopped; it goes on when a worker is there again", scheduled_time=now())
+                state: State[Any] = AwaitingRetry(
+                    message="stopped; it goes on when a worker is there again", scheduled_time=now()
+                )
                 await client.set_flow_run_state(run.id, state, force=True)
