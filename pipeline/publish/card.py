@@ -118,11 +118,16 @@ def body(dataset: DatasetManifest, use: str = _USE, audio: str = "audios", aside
 
 def table(header: tuple[str, ...], rows: Iterable[tuple[object, ...]]) -> str:
     """Rows as a markdown table."""
-    lines = [" | ".join(" ".join(str(cell).replace("|", r"\|").split()) for cell in row) for row in rows]
+    lines = [" | ".join(map(_cell, row)) for row in rows]
     if not lines:
         return "None.\n"
     rule = " | ".join("---" for _ in header)
     return "\n".join(f"| {line} |" for line in [" | ".join(header), rule, *lines]) + "\n"
+
+
+def _cell(value: object) -> str:
+    """A value that ends neither its cell nor its row and is no markup: licences are a corpus's own words."""
+    return " ".join(str(value).replace("|", r"\|").replace("<", "&lt;").split())
 
 
 def _most_first(counts: Mapping[str, int]) -> list[tuple[str, int]]:
