@@ -26,7 +26,6 @@ from prefect.events.actions import CallWebhook, ChangeFlowRunState
 from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
 from prefect.exceptions import ObjectNotFound
 from prefect.states import AwaitingRetry, Crashed
-from prefect.types._datetime import now
 from pydantic import SecretStr
 
 POOL = "earwitness"
@@ -179,6 +178,7 @@ async def put_back(runs: Iterable[str]) -> None:
             run = await client.read_flow_run(UUID(run_id))
             if run.state_type in (*UNDER_WAY[:2], StateType.CRASHED) and run.run_count < MOST_STARTS:
                 state: State[Any] = AwaitingRetry(
-                    message="stopped; it goes on when a worker is there again", scheduled_time=now()
+                    message="stopped; it goes on when a worker is there again",
+                    scheduled_time=run.expected_start_time,  # before those that waited for it
                 )
                 await client.set_flow_run_state(run.id, state, force=True)
