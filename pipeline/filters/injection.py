@@ -33,13 +33,13 @@ _EN = re.compile(
         | (?:enter|enable|activate|switch\ to)\ (?:\w+\ ){0,2}?(?:developer|jailbreak|dan|god)\ mode\b
         | (?:note|message|instructions?|attention)\ (?:to|for)\ (?:the\ |any\ |all\ )?
           (?:ai|ai\ (?:models?|assistants?)|language\ models?)\b
-        | (?:new|updated|real)\ (?:system\ )?instructions?(?:\ for\ you)?\ ?:
+        | (?:new|updated|real)\ (?:system\ )?(?:instructions?|task)(?:\ for\ you)?\ ?:
         | (?:begin|end)\ (?:of\ )?system\ prompt\b
     )
     """,
     _FLAGS,
 )
-_EN_HAS = ("nstruct", "prompt", "guideline", "programming", "restrict", "you are n", " mod", " ai")
+_EN_HAS = ("nstruct", "prompt", "guideline", "programming", "restrict", "you are n", " mod", " ai", " task")
 """Each match has one of these in it; so with the others."""
 _RU = re.compile(
     r"""
