@@ -147,7 +147,7 @@ def _app(hub: Hub) -> Starlette:
         modes = [
             {
                 "path": f["path"],
-                "uploadMode": "lfs" if f["path"].endswith((".parquet", ".flac")) else "regular",
+                "uploadMode": "lfs" if f["path"].endswith((".parquet", ".flac", ".safetensors")) else "regular",
                 "shouldIgnore": False,
             }
             for f in body["files"]
@@ -291,23 +291,27 @@ def _app(hub: Hub) -> Starlette:
         ("/api/whoami-v2", whoami, ["GET"]),
         ("/api/repos/create", create, ["POST"]),
         ("/api/validate-yaml", yaml, ["POST"]),
-        (f"/api/datasets/{name}/revision/{{revision}}", info, ["GET"]),
-        (f"/api/datasets/{name}/tree/{{revision}}", tree, ["GET"]),
-        (f"/api/datasets/{name}/tree/{{revision}}/{{folder:path}}", tree, ["GET"]),
-        (f"/api/datasets/{name}/paths-info/{{revision}}", paths_info, ["POST"]),
-        (f"/api/datasets/{name}/preupload/{{revision}}", preupload, ["POST"]),
-        (f"/api/datasets/{name}/commit/{{revision}}", commit, ["POST"]),
-        (f"/api/datasets/{name}/refs", refs, ["GET"]),
-        (f"/api/datasets/{name}/commits/{{revision}}", commits, ["GET"]),
-        (f"/api/datasets/{name}/super-squash/{{revision}}", squash, ["POST"]),
-        (f"/api/datasets/{name}/lfs-files", lfs_files, ["GET"]),
-        (f"/api/datasets/{name}/lfs-files/batch", delete_lfs, ["POST"]),
-        (f"/api/datasets/{name}", info, ["GET"]),
-        (f"/datasets/{name}.git/info/lfs/objects/batch", batch, ["POST"]),
         ("/store/{oid}", store, ["PUT"]),
         ("/verify/{oid}", verify, ["POST"]),
-        (f"/datasets/{name}/resolve/{{revision}}/{{path:path}}", resolve, ["GET", "HEAD"]),
     ]
+    for kind, place in (("datasets", "/datasets"), ("models", "")):  # models last: their names begin the path
+        api = f"/api/{kind}/{name}"
+        routes += [
+            (f"{api}/revision/{{revision}}", info, ["GET"]),
+            (f"{api}/tree/{{revision}}", tree, ["GET"]),
+            (f"{api}/tree/{{revision}}/{{folder:path}}", tree, ["GET"]),
+            (f"{api}/paths-info/{{revision}}", paths_info, ["POST"]),
+            (f"{api}/preupload/{{revision}}", preupload, ["POST"]),
+            (f"{api}/commit/{{revision}}", commit, ["POST"]),
+            (f"{api}/refs", refs, ["GET"]),
+            (f"{api}/commits/{{revision}}", commits, ["GET"]),
+            (f"{api}/super-squash/{{revision}}", squash, ["POST"]),
+            (f"{api}/lfs-files", lfs_files, ["GET"]),
+            (f"{api}/lfs-files/batch", delete_lfs, ["POST"]),
+            (api, info, ["GET"]),
+            (f"{place}/{name}.git/info/lfs/objects/batch", batch, ["POST"]),
+            (f"{place}/{name}/resolve/{{revision}}/{{path:path}}", resolve, ["GET", "HEAD"]),
+        ]
     return Starlette(routes=[Route(path, guarded(endpoint), methods=methods) for path, endpoint, methods in routes])
 
 

@@ -23,6 +23,7 @@ from pipeline.model.audio_lm import AudioLM
 from pipeline.model.base import ModelError
 from pipeline.model.speech_lm import Composed
 from schemas.training import ModelSpec
+from tests import hub as hubs
 from tests.conftest import ROOT
 from tests.model.rows import called, heard
 
@@ -137,6 +138,26 @@ def test_all_of_it_is_saved_without_its_bases(lm: Composed, tmp_path: Path) -> N
     half = load(str(tmp_path / "moved"), dtype="bfloat16")
     assert next(half.named("llm"))[1].dtype == torch.bfloat16
     assert {p.dtype for part in ("adapter", "lora") for _, p in half.named(part)} == {torch.float32}
+
+
+@torch.no_grad()
+def test_the_hub_gives_back_what_was_pushed(lm: Composed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trained(lm)
+    with hubs.serving() as hub:
+        monkeypatch.setenv("HF_TOKEN", hubs.TOKEN)
+        monkeypatch.setattr("huggingface_hub.hf_api.api.endpoint", hub.url)
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.url)
+        template = f"{hub.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+        monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
+        lm.model.push_to_hub("somebody/model")
+        lm.processor.push_to_hub("somebody/model")
+        again = load("somebody/model")
+    assert isinstance(again, Composed)
+    assert torch.equal(again.states(batch(again)), lm.states(batch(lm)))
+    _, files = hub.repositories["somebody/model"].head
+    assert {"config.json", "model.safetensors", "lora_language_model/adapter_model.safetensors"} <= set(files)
 
 
 @torch.no_grad()
