@@ -342,10 +342,16 @@ def test_wrong_token_and_damage_are_told(folder: Path, hub: hubs.Hub, monkeypatc
         path.write_bytes(content)
 
 
-def test_the_command(folder: Path, hub: hubs.Hub) -> None:
-    assert "publish" in COMMANDS
-    env = os.environ | {"HF_ENDPOINT": hub.url}
-    command = [sys.executable, "-m", "pipeline.cli", "publish", str(folder), NAME]
-    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert f"load_dataset('{NAME}')" in done.stdout
+def test_the_command(
+    folder: Path, hub: hubs.Hub, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.url)
+    with pytest.raises(PublishError, match="name the repository"):
+        COMMANDS["publish"](folder)
+    COMMANDS["publish"](folder, NAME, purge=True)
+    assert f"load_dataset('{NAME}')" in capsys.readouterr().out
+    dataset = inspect.load(folder)
+    recipe = dataset.recipe | {"publish": {"repository": "somebody/other", "rejected": True}}
+    done = release.publish(folder, dataset.model_copy(update={"recipe": recipe}))
+    assert done.repository == "somebody/other"
+    assert any(path.startswith("rejected/") for path in hub.repositories["somebody/other"].head[1])
