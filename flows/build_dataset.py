@@ -24,7 +24,7 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import Field
 
 from flows import _watching
-from pipeline import build, recipes
+from pipeline import build, mirror, recipes
 from pipeline import finish as finishing
 from pipeline.build import Job, UnitReport, UnitsFailed
 from pipeline.endpoint import EndpointError
@@ -94,10 +94,11 @@ def build_dataset(recipe: str, out: str | None = None, limit: Count | None = Non
     recipe = str(recipes.find(recipe))
     setup = prepare(recipe)
     out = out or str(Path("out") / setup.recipe.name)
-    job = Job(recipe, out, fingerprint=setup.fingerprint, workers=workers)
-    with exclusive(Path(out)), ExitStack() as watching:
-        claim(Path(out), setup.recipe.name)
-        clear_temporary(Path(out))
+    folder = mirror.folder(out)
+    job = Job(recipe, mirror.address(folder), fingerprint=setup.fingerprint, workers=workers)
+    with exclusive(folder), ExitStack() as watching:
+        claim(folder, setup.recipe.name)
+        clear_temporary(folder)
         made = plan(job, limit)
         watching.enter_context(_watching.watched(job, made, setup.recipe.name))
         with build.serving(job, made) as served, Workers(served.workers) as _workers:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from msgspec.structs import replace as with_position
 
-from pipeline import counts, logs, shards
+from pipeline import counts, logs, mirror, shards
 from pipeline.counts import Made, Spent
 from pipeline.memo import Memo, MemoDamaged, mend
 from pipeline.plan import Plan, Unit, origins, read_unit, taken_out
@@ -46,7 +46,7 @@ class Job:
     recipe: str
     """The recipe's file."""
     out: str
-    """The dataset's folder."""
+    """The dataset's folder, or its URL."""
     fingerprint: str
     """Of the recipe with all that it names, when the run began."""
     urls: tuple[str, ...] = ()
@@ -88,7 +88,7 @@ def planned(job: Job, limit: int | None = None) -> Plan:
     Raises:
         CorpusError: A corpus cannot be read at all.
     """
-    setup, out = prepare(job.recipe), Path(job.out)
+    setup, out = prepare(job.recipe), mirror.folder(job.out)
     plan = setup.plan(out, limit)
     withdraw(out, plan, setup.recipe.shards.rows_per_batch)
     return plan
@@ -118,8 +118,12 @@ def build_unit(job: Job, unit: Unit) -> UnitReport:
 
 
 def _built(job: Job, unit: Unit) -> UnitReport:
-    out, setup = Path(job.out), unchanged(job)
+    out, setup = mirror.folder(job.out), unchanged(job)
     done = shards.finished(out, unit.id, unit.split, setup.fingerprint)
+    if done is not None:
+        return UnitReport(unit.id, *rows_of(done), skipped=True, split=unit.split, utterances=unit.utterances)
+    mirror.take_plan(out)
+    done = shards.finished_elsewhere(out, unit.id, unit.split, setup.fingerprint)
     if done is not None:
         return UnitReport(unit.id, *rows_of(done), skipped=True, split=unit.split, utterances=unit.utterances)
     for _ in range(MENDINGS):
@@ -131,7 +135,7 @@ def _built(job: Job, unit: Unit) -> UnitReport:
 
 
 def _build(job: Job, unit: Unit, setup: Setup) -> UnitReport:
-    out, stopwatch = Path(job.out), Stopwatch()
+    out, stopwatch = mirror.folder(job.out), Stopwatch()
     with shards.working(out), Memo(out / shards.BUILD / "memo.sqlite") as memo:
         stages = setup.stages(memo, job.urls, job.workers)
         per_batch = setup.recipe.shards.rows_per_batch
@@ -172,7 +176,7 @@ def serving(job: Job, made: Plan) -> Iterator[Job]:
         EndpointError: They cannot be reached, or have no such model or key.
         ASRError: The engine that listens cannot work.
     """
-    out, setup = Path(job.out), prepare(job.recipe)
+    out, setup = mirror.folder(job.out), prepare(job.recipe)
     asking = setup.llm is not None and any(task.uses_llm for task in setup.tasks)
     open_units = sum(shards.finished(out, u.id, u.split, setup.fingerprint) is None for u in made.units)
     job = replace(job, workers=max(1, min(job.workers, open_units)))  # they share what is in flight

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 import xxhash
 from pydantic import ValidationError
 
-from pipeline import shards
+from pipeline import mirror, shards
 from pipeline.build import Job, rows_of, unchanged
 from pipeline.filters.duplicates import COLUMNS, REASONS, Duplicates
 from pipeline.llm.base import LLM
@@ -47,11 +47,12 @@ def finish(job: Job, plan: Plan) -> DatasetManifest:
     Raises:
         LeakageError: Train and test share something.
     """
-    out, setup = Path(job.out), unchanged(job)
+    out, setup = mirror.folder(job.out), unchanged(job)
+    mirror.refresh(out)  # other machines may have built
     made = [_manifest(out, unit, setup.fingerprint) for unit in plan.units]
     finished = _finished(out, _state(setup, plan, made))
     if finished is None:
-        (out / "dataset.json").unlink(missing_ok=True)  # it must not vouch for shards that are written anew
+        shards.remove(out, "dataset.json")  # it must not vouch for shards that are written anew
     shards.discard_strays(out, made)
     if finished is not None:
         return finished
@@ -202,9 +203,9 @@ def _sound(out: Path, manifest: ShardManifest) -> Iterator[pa.RecordBatch]:
     """What a duplicate is judged by, of rows that are kept or were set aside as duplicates."""
     columns = ["id", "task", "outcome", "utterances", "messages", "rejected", "detail", "position"]
     if manifest.kept is not None:
-        yield from shards.batches(out / manifest.kept.path, columns)
+        yield from shards.batches(shards.local(out, manifest.kept), columns)
     if manifest.rejected is not None and _JUDGED & manifest.reasons.keys():
-        for batch in shards.batches(out / manifest.rejected.path, columns):
+        for batch in shards.batches(shards.local(out, manifest.rejected), columns):
             yield batch.filter(pc.is_in(batch["rejected"], pa.array(sorted(_JUDGED))))
 
 
@@ -271,7 +272,8 @@ def _agreement(out: Path, made: list[ShardManifest]) -> list[Agreement]:
     """WER and CER by language and voice, of the kept rows that an ASR engine has listened to."""
     measured: dict[tuple[str, str], list[tuple[float | None, float]]] = defaultdict(list)
     for manifest in made:
-        for batch in shards.batches(out / manifest.kept.path, ["utterances", "scores"]) if manifest.kept else ():
+        kept = shards.local(out, manifest.kept) if manifest.kept else None
+        for batch in shards.batches(kept, ["utterances", "scores"]) if kept else ():
             first, scores = pc.list_element(batch["utterances"], 0), batch["scores"]
             engine = pc.struct_field(pc.struct_field(first, "delivery"), "engine")
             voice = pc.if_else(
@@ -327,14 +329,14 @@ def _no_rows() -> bytes:
 def _write_dataset(out: Path, dataset: DatasetManifest) -> None:
     """What makes `load_dataset(folder)` and `load_from_disk(folder)` work, then the manifest, last."""
     for split, summary in dataset.splits.items():
-        shards.write_atomically(out / split / "state.json", shards.state_file(summary.shards, split))
+        shards.write(out, f"{split}/state.json", shards.state_file(summary.shards, split))
         info = {"dataset_name": dataset.name, "features": FEATURES}
-        shards.write_atomically(out / split / "dataset_info.json", json.dumps(info, indent=1).encode())
+        shards.write(out, f"{split}/dataset_info.json", json.dumps(info, indent=1).encode())
     splits = json.dumps({"splits": list(dataset.splits)}).encode()
-    shards.write_atomically(out / "dataset_dict.json", splits)
+    shards.write(out, "dataset_dict.json", splits)
     if dataset.rejected and not dataset.splits:
-        shards.write_atomically(out / NO_ROWS, _no_rows())
+        shards.write(out, NO_ROWS, _no_rows())
     else:
-        (out / NO_ROWS).unlink(missing_ok=True)
-    shards.write_atomically(out / "README.md", card(dataset).encode())
-    shards.write_atomically(out / "dataset.json", dataset.model_dump_json(indent=1).encode())
+        shards.remove(out, NO_ROWS)
+    shards.write(out, "README.md", card(dataset).encode())
+    shards.write(out, "dataset.json", dataset.model_dump_json(indent=1).encode())

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import soundfile
 
-from pipeline import shards
+from pipeline import mirror, shards, storage
 from pipeline.audio import samples_of
 from schemas.arrow import SAMPLING_RATE
 from schemas.manifest import DatasetManifest, ShardFile
@@ -26,12 +26,15 @@ def load(folder: Path) -> DatasetManifest:
         NoDataset: There is none.
     """
     path = folder / "dataset.json"
+    mirror.fetch(folder, path.name)
     if not path.is_file():
-        begun = (folder / shards.BUILD).is_dir()
+        if mirror.of(folder) is not None:
+            mirror.fetch(folder, f"{shards.BUILD}/name")
+        begun = (folder / shards.BUILD / "name").is_file()
         why = (
             "its build is not finished: run the same `earwitness build` again" if begun else "no dataset.json is in it"
         )
-        raise NoDataset(f"{folder} holds no finished dataset: {why}")
+        raise NoDataset(f"{mirror.address(folder)} holds no finished dataset: {why}")
     try:
         return DatasetManifest.model_validate_json(path.read_bytes())
     except ValueError as error:
@@ -54,7 +57,7 @@ def row(folder: Path, dataset: DatasetManifest, number: int, rejected: bool = Fa
     left = number
     for file in files(dataset, rejected):
         if left < file.rows:
-            return next(sample for i, sample in enumerate(shards.read(folder / file.path)) if i == left)
+            return next(sample for i, sample in enumerate(shards.read(shards.local(folder, file))) if i == left)
         left -= file.rows
     total = sum(file.rows for file in files(dataset, rejected))
     raise NoDataset(f"there is no row {number}: {total} rows, counted from 0")
@@ -66,7 +69,7 @@ def examples(folder: Path, dataset: DatasetManifest, rejected: bool = False) -> 
     wanted = len(dataset.reasons if rejected else dataset.tasks)
     number = 0
     for file in files(dataset, rejected):
-        for sample in shards.read(folder / file.path):
+        for sample in shards.read(shards.local(folder, file)):
             key = (sample.rejected or "") if rejected else sample.task
             if key not in seen:
                 seen.add(key)
@@ -96,6 +99,13 @@ def verify(folder: Path, dataset: DatasetManifest) -> list[str]:
     """What is wrong with the files of a dataset: missing, or not as they were written."""
     wrong = []
     for file in [*files(dataset), *files(dataset, rejected=True)]:
+        if (url := mirror.of(folder)) is not None:
+            try:
+                if storage.digest(f"{url}/{file.path}") != file.digest:
+                    wrong.append(f"{file.path} is not as it was written")
+            except FileNotFoundError:
+                wrong.append(f"{file.path} is missing")
+            continue
         path = folder / file.path
         if not path.is_file():
             wrong.append(f"{file.path} is missing")

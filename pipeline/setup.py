@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 import xxhash
 
-from pipeline import plugins, prompting, shards, storage
+from pipeline import mirror, plugins, prompting, shards, storage
 from pipeline.asr.base import ASR
 from pipeline.effects.base import Effect, EffectError
 from pipeline.filters.duplicates import Duplicates
@@ -363,6 +363,7 @@ class Setup:
             plan.warnings += self.tts.left_out
         if not plan.utterances and not plan.found["withheld"]:
             raise CorpusError(f"{', '.join(self.readers)}: not one utterance is in them")
+        mirror.share_plan(out)
         return plan
 
     @property

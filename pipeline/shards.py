@@ -4,6 +4,9 @@ A folder holds, for each split, `train/shard-<unit>.arrow` and its manifest
 `train/shard-<unit>.json`; rows that were set aside lie in `rejected/train-<unit>.arrow`. Files
 appear whole or not at all: written under `.build/tmp`, closed, synced, read back and compared,
 renamed; the manifest comes last. A shard without its manifest does not exist.
+
+The folder of a dataset that lies in a store is its work folder (`pipeline.mirror`): what is finished here is
+sent there in the same order, and read from a copy here.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ import shutil
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +32,11 @@ import xxhash
 from msgspec.structs import replace
 from pydantic import ValidationError
 
+from pipeline import lease, mirror
+from pipeline.lease import FolderInUse as FolderInUse
+from pipeline.mirror import BUILD as BUILD
+from pipeline.mirror import local as local
+from pipeline.storage import StoreError
 from pipeline.text import normalise
 from schemas.arrow import SCHEMA, from_batch, to_batch
 from schemas.manifest import SCHEMA_VERSION, ShardFile, ShardManifest, Tokens
@@ -37,18 +45,14 @@ from schemas.sample import Rejection, Sample
 log = logging.getLogger("earwitness")
 
 SPLITS = ("train", "test")
-PENDING = ".build/pending"
-BUILD = ".build"  # plan, memo and temporary files: needed to go on, not to use the dataset
+PENDING = mirror.PENDING
 _LONG_PIECE = 2**16  # bytes
+_OWN = (*(f"{split}/shard-" for split in SPLITS), "rejected/")  # how the names of Arrow files begin
 BATCH_BYTES = 64 * 2**20  # a record batch is closed at this size even if it has few rows
 
 
 class DiskError(OSError):
     """A dataset cannot be written; the message names the place and the cure."""
-
-
-class FolderInUse(RuntimeError):
-    """Another run is building in this folder."""
 
 
 @contextmanager
@@ -57,7 +61,7 @@ def explained(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if isinstance(error, DiskError):
+        if isinstance(error, (DiskError, StoreError)):
             raise
         cure = {
             errno.ENOSPC: "the disk is full: free some space",
@@ -86,6 +90,21 @@ def write_atomically(path: Path, content: bytes) -> None:
         _sync_folder(path.parent)
 
 
+def write(folder: Path, name: str, content: bytes) -> None:
+    """Writes a small file of a dataset, whole or not at all; where the dataset lies in a store, there and here."""
+    mirror.put(folder, name, content)
+    write_atomically(folder / name, content)
+
+
+def remove(folder: Path, name: str) -> None:
+    """Removes a file of a dataset, if it is there; where the dataset lies in a store, here and there."""
+    place = folder / name
+    if place.exists():
+        place.unlink()
+        _sync_folder(place.parent)
+    mirror.remove(folder, name)
+
+
 def _sync_folder(folder: Path) -> None:
     handle = os.open(folder, os.O_RDONLY)
     try:
@@ -98,6 +117,8 @@ def _sync_folder(folder: Path) -> None:
 def exclusive(folder: Path) -> Iterator[None]:
     """Holds a dataset's folder for one run; the system frees it when the process ends in any way.
 
+    Of a dataset in a store, all manifests are here when it is held.
+
     Raises:
         FolderInUse: Another run holds it.
     """
@@ -109,10 +130,14 @@ def exclusive(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise FolderInUse(f"another run is building in {folder}: wait for it, or give another --out") from error
+            place_of = mirror.address(folder)
+            raise FolderInUse(f"another run is building in {place_of}: wait for it, or give another --out") from error
         with _flock(folder, fcntl.LOCK_EX):  # workers of a run that was killed end with it, a moment later
             pass
-        yield
+        url = mirror.of(folder)
+        with nullcontext() if url is None else lease.held(url, mirror.name_of(folder)):
+            mirror.refresh(folder)
+            yield
     finally:
         os.close(handle)
 
@@ -124,6 +149,7 @@ def working(folder: Path) -> AbstractContextManager[None]:
 
 @contextmanager
 def _flock(folder: Path, kind: int) -> Iterator[None]:
+    (folder / BUILD).mkdir(parents=True, exist_ok=True)  # of a store, a machine may see it for the first time
     with open(folder / BUILD / "workers.lock", "ab") as file:
         fcntl.flock(file, kind)
         yield
@@ -138,15 +164,22 @@ def refuse_foreign(folder: Path, name: str) -> None:
     owner = _owner(folder)
     if owner is not None and owner != name:
         raise DiskError(
-            errno.EEXIST, f"{folder} holds the dataset {owner!r}, the recipe makes {name!r}: give another --out"
+            errno.EEXIST,
+            f"{mirror.address(folder)} holds the dataset {owner!r}, the recipe makes {name!r}: give another --out",
         )
-    foreign = sorted(path.name for path in folder.iterdir() if path.name != BUILD) if folder.is_dir() else []
+    if owner is None and mirror.of(folder) is not None:
+        foreign = mirror.names(folder)
+    else:
+        foreign = sorted(path.name for path in folder.iterdir() if path.name != BUILD) if folder.is_dir() else []
     if owner is None and foreign:
-        raise DiskError(errno.EEXIST, f"{folder} holds {foreign[0]} and is no dataset: give another --out")
+        address = mirror.address(folder)
+        raise DiskError(errno.EEXIST, f"{address} holds {foreign[0]} and is no dataset: give another --out")
 
 
 def _owner(folder: Path) -> str | None:
     """Whose dataset a folder holds: as a run has claimed it, or as it was finished."""
+    for name in (f"{BUILD}/name", "dataset.json"):
+        mirror.fetch(folder, name)
     with suppress(OSError):
         return (folder / BUILD / "name").read_text()
     with suppress(OSError, ValueError, KeyError, TypeError):
@@ -161,9 +194,8 @@ def claim(folder: Path, name: str) -> None:
         DiskError: As `refuse_foreign`.
     """
     refuse_foreign(folder, name)
-    said = folder / BUILD / "name"
-    if not said.exists():
-        write_atomically(said, name.encode())
+    if not (folder / BUILD / "name").exists():
+        write(folder, f"{BUILD}/name", name.encode())
 
 
 class _Digesting(io.RawIOBase):
@@ -480,6 +512,12 @@ def pending_path(folder: Path, split: str, unit: str, kind: str) -> Path:
 
 def _settle(folder: Path, manifest: ShardManifest, note: Path) -> None:
     """Puts the files of a unit in their place, then their manifest. Done again after a kill, it ends the same."""
+    if mirror.of(folder) is not None:
+        mirror.settle(folder, manifest, note)
+        write(folder, manifest_path(manifest.split, manifest.unit), note.read_bytes())
+        mirror.settled(folder, note)
+        note.unlink()
+        return
     with explained(folder):
         place = folder / manifest_path(manifest.split, manifest.unit)
         if place.exists():  # an old manifest must not vouch for new files
@@ -544,10 +582,19 @@ def finished(folder: Path, unit: str, split: str, fingerprint: str) -> ShardMani
     if manifest is None or manifest.fingerprint != fingerprint:
         return None
     for file in (manifest.kept, manifest.rejected):
-        if file is not None and not _is_there(folder / file.path, file.bytes):
+        # Of a store, manifest and shards were compared when the run began.
+        if file is not None and mirror.of(folder) is None and not _is_there(folder / file.path, file.bytes):
             log.warning("%s is not as its manifest says: its unit is made again", folder / file.path)
             return None
     return manifest
+
+
+def finished_elsewhere(folder: Path, unit: str, split: str, fingerprint: str) -> ShardManifest | None:
+    """The same of a unit that another machine may have done since, where the dataset lies in a store."""
+    if mirror.of(folder) is None:
+        return None
+    mirror.fetch(folder, manifest_path(split, unit))
+    return finished(folder, unit, split, fingerprint)
 
 
 def _is_there(path: Path, size: int) -> bool:
@@ -600,7 +647,7 @@ def without(folder: Path, manifest: ShardManifest, gone: Mapping[int, str], rows
 def _rows(folder: Path, manifest: ShardManifest) -> Iterator[Sample]:
     """The rows of a shard, kept and rejected ones, in their order."""
     files = [file for file in (manifest.kept, manifest.rejected) if file is not None]
-    return heapq.merge(*(read(folder / file.path) for file in files), key=lambda sample: sample.position)
+    return heapq.merge(*(read(local(folder, file)) for file in files), key=lambda sample: sample.position)
 
 
 def manifests(folder: Path, splits: Iterable[str]) -> Iterator[ShardManifest]:
@@ -619,13 +666,16 @@ def discard_strays(folder: Path, made: Sequence[ShardManifest]) -> None:
     """
     planned = {manifest_path(m.split, m.unit) for m in made}
     for place in [path for split in SPLITS for path in folder.glob(f"{split}/shard-*.json")]:
-        if place.relative_to(folder).as_posix() not in planned:
-            place.unlink()
+        if (name := place.relative_to(folder).as_posix()) not in planned:
+            remove(folder, name)
     known = {file.path for m in made for file in (m.kept, m.rejected) if file is not None}
-    for pattern in (*(f"{split}/shard-*.arrow" for split in SPLITS), "rejected/*.arrow"):
-        for path in folder.glob(pattern):
-            if path.relative_to(folder).as_posix() not in known:
-                path.unlink()
+    if mirror.of(folder) is not None:
+        there = [name for name in mirror.names(folder) if name.endswith(".arrow") and name.startswith(_OWN)]
+    else:
+        there = [path.relative_to(folder).as_posix() for start in _OWN for path in folder.glob(f"{start}*.arrow")]
+    for name in there:
+        if name not in known:
+            remove(folder, name)
 
 
 def clear_temporary(folder: Path) -> None:

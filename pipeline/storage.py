@@ -15,6 +15,7 @@ import os
 import posixpath
 import re
 import tempfile
+import uuid
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -286,6 +287,18 @@ def _blocks(files: Any, path: str) -> Iterator[bytes]:
             yield block
 
 
+def copy(url: str, to: str) -> None:
+    """Has a store copy an object, whole; nothing is sent.
+
+    Raises:
+        FileNotFoundError: It is not there.
+        StoreError: The store refuses or cannot be reached.
+    """
+    files, path = filesystem(url)
+    with told(url):
+        files.cp_file(path, filesystem(to)[1])
+
+
 def fetch(url: str, file: Path) -> str:
     """Writes an object to a local file.
 
@@ -334,6 +347,38 @@ def delete(url: str) -> None:
             files.rm_file(path)
     except FileNotFoundError:
         return
+
+
+def digest(url: str) -> str:
+    """The XXH3 digest of an object, all of which is read.
+
+    Raises:
+        FileNotFoundError: It is not there.
+        StoreError: The store refuses or cannot be reached.
+    """
+    files, path = filesystem(url)
+    found = xxhash.xxh3_128()
+    with told(url):
+        for block in _blocks(files, path):
+            found.update(block)
+    return found.hexdigest()
+
+
+def age(url: str) -> float:
+    """Seconds since an object was written, by the clock of the store: those of machines differ, and jump.
+
+    Raises:
+        FileNotFoundError: It is not there.
+        StoreError: The store refuses or cannot be reached.
+    """
+    files, path = filesystem(url)
+    with told(url):
+        written = files.modified(path)
+        probe = f"{path}.{uuid.uuid4().hex}"
+        files.pipe_file(probe, b"")
+        now = files.modified(probe)
+        files.rm_file(probe)
+    return float((now - written).total_seconds())
 
 
 def listed(url: str) -> dict[str, dict[str, Any]]:

@@ -44,7 +44,7 @@ def withdraw(out: Path, plan: Plan, rows_per_batch: int) -> int:
         manifest = shards.load_manifest(out / shards.manifest_path(unit.split, unit.id))
         rows = _rows_with(out, manifest, gone) if manifest is not None else {}
         if manifest is not None and rows:
-            (out / "dataset.json").unlink(missing_ok=True)  # it must not vouch for shards that are written anew
+            shards.remove(out, "dataset.json")  # it must not vouch for shards that are written anew
             shards.without(out, manifest, rows, rows_per_batch)
             changed += 1
     shards.write_atomically(mark, state.encode())
@@ -80,7 +80,9 @@ def _rows_with(out: Path, manifest: ShardManifest, gone: dict[int, str]) -> dict
     """Rows of a shard that hold something that is gone, by position, with the reasons."""
     found: dict[int, str] = {}
     for file in (manifest.kept, manifest.rejected):
-        for batch in shards.batches(out / file.path, ["id", "position", "utterances"]) if file is not None else ():
+        for batch in (
+            shards.batches(shards.local(out, file), ["id", "position", "utterances"]) if file is not None else ()
+        ):
             heard = batch["utterances"]
             parts = pc.struct_field(heard.flatten(), "parts")
             of_row = pc.list_parent_indices(heard).to_numpy()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from pipeline import shards
+from pipeline import mirror, shards
 from pipeline.build import Job, build_unit, planned, serving
 from pipeline.finish import finish
 from pipeline.setup import prepare
@@ -13,10 +13,11 @@ from schemas.manifest import DatasetManifest
 from schemas.sample import Sample
 
 
-def build(recipe: Path, out: Path, limit: int | None = None) -> DatasetManifest:
+def build(recipe: Path, out: Path | str, limit: int | None = None) -> DatasetManifest:
     """Plan, units one after another, finish."""
     prepare.cache_clear()
-    job = Job(str(recipe), str(out), prepare(str(recipe)).fingerprint)
+    out = mirror.folder(out)
+    job = Job(str(recipe), mirror.address(out), prepare(str(recipe)).fingerprint)
     with shards.exclusive(out):
         shards.claim(out, prepare(job.recipe).recipe.name)
         shards.clear_temporary(out)

@@ -90,7 +90,7 @@ def write(
     summary, choice = Summary(), Choice(rows, seed)
     for place, file in enumerate(files):
         summary.begin()
-        for i, glance in enumerate(glances(folder / file.path)):
+        for i, glance in enumerate(glances(shards.local(folder, file))):
             summary.add(glance)
             if not rejected or place >= len(kept):
                 choice.add(Place(place, i), glance)
@@ -120,7 +120,7 @@ def _drawn(folder: Path, files: list[ShardFile], kept: int, chosen: list[Place])
             continue
         before = sum(f.rows for f in (files[:index] if index < kept else files[kept:index]))
         begin = 0
-        for batch in shards.batches(folder / file.path):
+        for batch in shards.batches(shards.local(folder, file)):
             here = [i for i in wanted if begin <= i < begin + batch.num_rows]
             for i in here:
                 (sample,) = from_batch(batch.slice(i - begin, 1))

@@ -35,7 +35,9 @@ class Memory:
     def facts(self, files: list[ShardFile]) -> Facts:
         """Of all rows of some shards; what is known of others is forgotten."""
         known = _load(self._facts_at, _FACTS)
-        found = {file.digest: known.get(file.digest) or facts.of_shard(self._folder / file.path) for file in files}
+        found = {
+            file.digest: known.get(file.digest) or facts.of_shard(shards.local(self._folder, file)) for file in files
+        }
         if found.keys() != known.keys():
             shards.write_atomically(self._facts_at, _FACTS.dump_json(found))
         return facts.together(found[file.digest] for file in files)

@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
 
+from pipeline import shards
 from pipeline.publish.errors import DamagedShard
 from pipeline.publish.layout import Part
 from schemas.arrow import FEATURES, SAMPLING_RATE, SCHEMA
@@ -130,7 +131,7 @@ def _columns(made: pa.Schema) -> list[str]:
 
 def _rows(folder: Path, part: Part, made: pa.Schema) -> Iterator[pa.RecordBatch]:
     for file in part.shards:
-        for batch in _verified(folder / file.path, file):
+        for batch in _verified(shards.local(folder, file), file):
             columns = {name: batch[name] for name in batch.schema.names}
             audios = columns.pop("audios")
             columns["audio" if part.single else "audios"] = audios.flatten() if part.single else audios

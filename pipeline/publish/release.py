@@ -118,4 +118,4 @@ def _manifest(dataset: DatasetManifest, files: Mapping[str, File]) -> bytes:
 
 def _first(folder: Path, dataset: DatasetManifest) -> Sample:
     file = next(file for split in dataset.splits.values() for file in split.shards)
-    return next(from_batch(next(shards.batches(folder / file.path)).slice(0, 1)))
+    return next(from_batch(next(shards.batches(shards.local(folder, file))).slice(0, 1)))

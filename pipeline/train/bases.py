@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from pipeline import inspect, shards
+from pipeline import inspect, mirror, shards
 from pipeline.model import tiny
 from schemas.training import TrainingRecipe
 
@@ -84,9 +84,9 @@ def make(
 
 def _texts(recipe: TrainingRecipe) -> Iterator[str]:
     """What is said and written in the train rows."""
-    folders = [Path(spec.path) for spec in recipe.data]
+    folders = [mirror.folder(spec.path) for spec in recipe.data]
     files = ((f, file) for f in folders for file in inspect.load(f).splits["train"].shards)
-    rows = (sample for folder, file in files for sample in shards.read(folder / file.path))
+    rows = (sample for folder, file in files for sample in shards.read(shards.local(folder, file)))
     for sample in itertools.islice(rows, _TEXTS):
         yield from (utterance.transcript for utterance in sample.utterances)
         for message in sample.messages:

@@ -34,7 +34,7 @@ class Shard:
     @property
     def path(self) -> Path:
         """Where it lies."""
-        return self.folder / self.file.path
+        return shards.local(self.folder, self.file)
 
     @property
     def cure(self) -> str:

@@ -18,6 +18,7 @@ import pyarrow as pa
 import xxhash
 from pydantic import ValidationError
 
+from pipeline import mirror
 from pipeline.shards import BUILD
 from pipeline.train.mapped import AGAIN, DataError, Mapped, Shard, check, check_size, mapped
 from schemas.arrow import SAMPLING_RATE, from_batch, message_from
@@ -61,22 +62,24 @@ class Rows(Sequence[Sample]):
     """The kept rows of a split of some datasets, in the order of the datasets and of their manifests.
 
     Args:
-        datasets: Their folders.
+        datasets: Their folders, or URLs.
         split: `train` or `test`.
 
     Raises:
+        StoreError: A store refuses, or its shards take more room than there may be.
         DataError: A folder holds no finished dataset, or one of another version; a file is gone or has another size;
             there is no row at all.
     """
 
     def __init__(self, datasets: Sequence[DataSpec | Path | str], split: str = "train") -> None:
         self.split = split
-        self.folders = [Path(d.path if isinstance(d, DataSpec) else d) for d in datasets]
+        self.folders = [mirror.folder(d.path if isinstance(d, DataSpec) else d) for d in datasets]
         self.manifests = [_manifest(folder) for folder in self.folders]
         self.shards: list[Shard] = []
         self._length = 0
         for number, (folder, manifest) in enumerate(zip(self.folders, self.manifests, strict=True)):
             summary = manifest.splits.get(split)
+            mirror.local_all(folder, summary.shards if summary is not None else ())
             for file in summary.shards if summary is not None else ():
                 self.shards.append(Shard(folder, file, number, self._length))
                 self._length += file.rows
@@ -125,7 +128,7 @@ class Rows(Sequence[Sample]):
         """Which row it is."""
         batch, place = self._find(row)
         folder = self.folders[self.shards[self._shard(row)].dataset]
-        return RowId(str(folder), batch["id"][place].as_py(), batch["position"][place].as_py())
+        return RowId(mirror.address(folder), batch["id"][place].as_py(), batch["position"][place].as_py())
 
     def batches(self, shard: int) -> list[pa.RecordBatch]:
         """The record batches of a shard, mapped into memory.
@@ -192,6 +195,7 @@ def _brief_sample(row: dict[str, Any], utterances: dict[str, list[Any]]) -> Samp
 
 def _manifest(folder: Path) -> DatasetManifest:
     place = folder / _FINISHED
+    mirror.fetch(folder, _FINISHED)
     try:
         content = place.read_bytes()
     except (FileNotFoundError, NotADirectoryError) as error:

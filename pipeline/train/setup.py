@@ -16,7 +16,7 @@ import orjson
 import xxhash
 from ruamel.yaml import YAML
 
-from pipeline import plugins, recipes, shards
+from pipeline import mirror, plugins, recipes, shards
 from pipeline.recipes import Document, Problems, RecipeError
 from pipeline.train import bases
 from pipeline.train.checkpoints import differences
@@ -77,7 +77,7 @@ class Setup:
                 raise RecipeError(f"{error}. `--data FOLDER` names another dataset") from error
             if folder in self.datasets:
                 raise self.complain(at, f"{folder} is named twice: give it a `weight` instead")
-            self.datasets[folder] = self._manifest(Path(folder), at)
+            self.datasets[folder] = self._manifest(mirror.folder(folder), at)
             return folder
         return path
 
