@@ -10,6 +10,7 @@ from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from pydantic import Field
 
+from pipeline import mirror
 from pipeline.evaluate.command import engine, placed, trained_in
 from pipeline.evaluate.results import Result
 from pipeline.evaluate.systems import DEFAULT
@@ -25,7 +26,7 @@ def answers(model: str, dataset: str, out: str, settings: Settings) -> Result:
     """Puts the rows to all systems; what was answered before is not asked again."""
     from pipeline.evaluate.run import evaluate as ask
 
-    return ask(model, Path(dataset), Path(out), settings)
+    return ask(model, mirror.folder(dataset), Path(out), settings)
 
 
 @task(name="report", cache_policy=NO_CACHE, persist_result=False)

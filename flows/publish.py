@@ -8,7 +8,7 @@ from prefect import flow, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
-from pipeline import inspect
+from pipeline import inspect, mirror
 from pipeline.publish import release
 from pipeline.publish.card import table
 from pipeline.publish.hub import Published
@@ -17,7 +17,7 @@ from pipeline.publish.hub import Published
 @task(name="push", cache_policy=NO_CACHE, persist_result=False)
 def push(dataset: str, repository: str | None, rejected: bool | None, private: bool | None, purge: bool) -> Published:
     """Sends what the Hub lacks, and makes the release visible."""
-    folder = Path(dataset)
+    folder = mirror.folder(dataset)
     return release.publish(folder, inspect.load(folder), repository, rejected=rejected, private=private, purge=purge)
 
 

@@ -16,6 +16,7 @@ from prefect.cache_policies import NO_CACHE
 from pydantic import Field
 
 from flows.evaluate import evaluate as evaluation
+from pipeline import mirror
 
 if TYPE_CHECKING:  # torch is needed where a run runs, not where it is deployed from
     from pipeline.train.run import Run
@@ -76,7 +77,7 @@ def train(
     from pipeline.train.run import alone, finished
     from pipeline.train.setup import prepare
 
-    folder, given = Path(out), [str(Path(path).absolute()) for path in data or ()]
+    folder, given = Path(out), [str(mirror.folder(path).absolute()) for path in data or ()]
     setup = prepare(recipe, [Path(path) for path in given])
     setup.refuse_foreign(folder)
     if not finished(setup, folder):

@@ -25,7 +25,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline import inspect as inspection
-from pipeline import logs, storage
+from pipeline import logs, mirror, storage
 from pipeline import metrics as figures
 from pipeline import page as pages
 from pipeline import recipes as recipe_files
@@ -61,7 +61,14 @@ def build(
     recipe: Annotated[
         str, typer.Argument(help="A recipe's file, or the name of a shipped one (`earwitness recipes`).")
     ],
-    out: Annotated[Path | None, typer.Option(help="The dataset's folder. Default: out/NAME")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="The dataset's folder, or its URL (s3://...). Default: out/NAME",
+            parser=mirror.folder,
+            metavar="FOLDER|URL",
+        ),
+    ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="At most so many utterances, drawn by chance.")] = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes that build.")] = os.cpu_count() or 1,
     verbose: Annotated[bool, typer.Option(help="Show what Prefect logs.")] = False,
@@ -77,8 +84,9 @@ def build(
     path = recipe_files.find(recipe)
     setup = prepare(str(path))
     folder = out or Path("out") / setup.recipe.name
+    where = mirror.address(folder)
     refuse_foreign(folder, setup.recipe.name)  # before Prefect starts; the flow asks again, holding the folder
-    console.print(f"[bold]{setup.recipe.name}[/bold]  {escape(f'{path} -> {folder}')}")
+    console.print(f"[bold]{setup.recipe.name}[/bold]  {escape(f'{path} -> {where}')}")
     if setup.tasks_left_out:
         names = ", ".join(setup.tasks_left_out)
         console.print(f"[yellow]Left out, since the recipe names no LLM (`llm`):[/yellow] {names}")
@@ -98,11 +106,12 @@ def build(
     if not report.kept:
         console.print(
             "[yellow]Not one row was kept.[/yellow] See why: "
-            f"[cyan]earwitness inspect {escape(str(folder))} --rejected[/cyan]"
+            f"[cyan]earwitness inspect {escape(where)} --rejected[/cyan]"
         )
         return
-    console.print(f"\nLoad it: [cyan]datasets.load_dataset({escape(repr(str(folder)))})[/cyan]")
-    console.print(f"Look into it: [cyan]earwitness inspect {escape(str(folder))}[/cyan]")
+    load = "load_from_disk" if storage.is_url(where) else "load_dataset"  # which lists no folder of a store
+    console.print(f"\nLoad it: [cyan]datasets.{load}({escape(repr(where))})[/cyan]")
+    console.print(f"Look into it: [cyan]earwitness inspect {escape(where)}[/cyan]")
 
 
 def _watch(log_format: str | None, metrics: str | None) -> None:
@@ -145,7 +154,7 @@ def corpora(
 
 
 def inspect(
-    dataset: Annotated[Path, typer.Argument(help="A dataset's folder.")],
+    dataset: Annotated[Path, typer.Argument(help="A dataset's folder.", **mirror.OPTION)],
     row: Annotated[int | None, typer.Option(min=0, help="Show row N, counted from 0.")] = None,
     wav: Annotated[Path | None, typer.Option(help="Write the speech of that row to this file.")] = None,
     rejected: Annotated[bool, typer.Option(help="Look at rejected rows.")] = False,
@@ -249,7 +258,7 @@ def recipes() -> None:
 
 
 def publish(
-    dataset: Annotated[Path, typer.Argument(help="The folder of a finished dataset.")],
+    dataset: Annotated[Path, typer.Argument(help="The folder of a finished dataset.", **mirror.OPTION)],
     repository: Annotated[
         str | None, typer.Argument(help="OWNER/NAME on the Hugging Face Hub; made if it is not there.")
     ] = None,
@@ -379,7 +388,7 @@ def _told_how_to_go_on(folder: Path) -> Iterator[None]:
     except KeyboardInterrupt as interruption:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)
-        told = f"What was finished is in {folder}; the same command goes on from there."
+        told = f"What was finished is in {mirror.address(folder)}; the same command goes on from there."
         if logs.is_json():
             log.warning("Stopped. %s", told)
         else:

@@ -23,6 +23,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from pipeline import lease, storage
 from schemas.manifest import ShardFile, ShardManifest
@@ -48,12 +49,16 @@ def folder(text: str | Path) -> Path:
     if not storage.is_url(text):
         return Path(text)
     path = storage.place(text)
-    if isinstance(path, Path):
+    url = str(path)
+    if not storage.is_url(url):
         return path
-    url = storage.normal(text)
     storage.writable(url)
     scheme, _, rest = url.partition("://")
     return _root() / "stores" / scheme / rest
+
+
+OPTION: dict[str, Any] = {"parser": folder, "metavar": "FOLDER|URL"}
+"""What makes an option of the command line take either."""
 
 
 def of(folder: Path) -> str | None:
@@ -92,7 +97,7 @@ def put(folder: Path, name: str, content: bytes) -> None:
         storage.write(f"{url}/{name}", content)
 
 
-def settle(folder: Path, manifest: ShardManifest, note: Path) -> None:
+def settle(folder: Path, manifest: ShardManifest, note: Path) -> bool:
     """Sends the shards of a unit, and keeps them here under their digests. Their manifest is to come after them.
 
     Those that replace finished ones are whole in the store before the old ones go, for nobody may be able to make
@@ -102,6 +107,9 @@ def settle(folder: Path, manifest: ShardManifest, note: Path) -> None:
         folder: The work folder.
         manifest: Of the unit.
         note: The manifest, as it waits here beside the unit's shards.
+
+    Returns:
+        Whether they replace others, so that `settled` is to follow.
     """
     url = of(folder)
     assert url is not None
@@ -123,6 +131,7 @@ def settle(folder: Path, manifest: ShardManifest, note: Path) -> None:
         for kind, file in files:
             storage.copy(f"{url}/{PENDING}/{note.with_suffix(f'.{kind}').name}", f"{url}/{file.path}")
     _make_room()
+    return replaces
 
 
 def settled(folder: Path, note: Path) -> None:
@@ -130,8 +139,7 @@ def settled(folder: Path, note: Path) -> None:
     url = of(folder)
     assert url is not None
     for name in (note.name, *(note.with_suffix(f".{kind}").name for kind in ("kept", "rejected"))):
-        if name in _waits(url):
-            remove(folder, f"{PENDING}/{name}")
+        remove(folder, f"{PENDING}/{name}")
 
 
 def _end_pending(folder: Path, url: str, there: dict[str, dict[str, Any]]) -> bool:
@@ -148,10 +156,6 @@ def _end_pending(folder: Path, url: str, there: dict[str, dict[str, Any]]) -> bo
     for name in sorted(waiting, key=lambda name: not name.endswith(".json")):
         remove(folder, name)
     return bool(waiting)
-
-
-def _waits(url: str) -> dict[str, dict[str, Any]]:
-    return storage.listed(f"{url}/{PENDING}")
 
 
 def _manifest_of(manifest: ShardManifest) -> str:

@@ -513,9 +513,10 @@ def pending_path(folder: Path, split: str, unit: str, kind: str) -> Path:
 def _settle(folder: Path, manifest: ShardManifest, note: Path) -> None:
     """Puts the files of a unit in their place, then their manifest. Done again after a kill, it ends the same."""
     if mirror.of(folder) is not None:
-        mirror.settle(folder, manifest, note)
+        replaces = mirror.settle(folder, manifest, note)
         write(folder, manifest_path(manifest.split, manifest.unit), note.read_bytes())
-        mirror.settled(folder, note)
+        if replaces:
+            mirror.settled(folder, note)
         note.unlink()
         return
     with explained(folder):

@@ -123,7 +123,9 @@ def filesystem(url: str) -> tuple[Any, str]:
 
 @contextmanager
 def told(url: str) -> Iterator[None]:
-    """Turns the errors of a store's library into ones that say what to do. `FileNotFoundError` stays.
+    """Turns the errors of a store's library into ones that say what to do.
+
+    `FileNotFoundError` and `FileExistsError` stay: they are answers.
 
     Raises:
         StoreError: The store refuses or cannot be reached.
@@ -147,6 +149,8 @@ def _cure(error: Exception, url: str) -> str | None:
     names = " ".join(type(cause).__name__ for cause in causes)
     if "Credential" in names or "TokenRetrieval" in names:
         return f"no credentials are found: {how}"
+    if isinstance(error, FileExistsError):
+        return None
     if isinstance(error, FileNotFoundError):
         no_bucket = "bucket" in str(error).lower() and "not exist" in str(error)
         return "there is no such bucket: create it, or correct the URL" if no_bucket else None
@@ -192,9 +196,9 @@ def opened(path: Path) -> Any:
     Raises:
         OSError: It is not there, or cannot be read.
     """
-    if isinstance(path, Path):
-        return open(path, "rb", opener=without_waiting)
     url = str(path)
+    if not is_url(url):
+        return open(path, "rb", opener=without_waiting)
     folder, _, own = url.rpartition("/")
     known = _folders.get(folder, {}).get(own)
     if known is not None and int(known.partition("-")[0]) <= _SMALL:
@@ -326,7 +330,7 @@ def copied(path: Path) -> Iterator[Path]:
     Raises:
         OSError: It is not there, or its store fails.
     """
-    if isinstance(path, Path):
+    if not is_url(str(path)):
         yield path
         return
     with tempfile.TemporaryDirectory() as folder:

@@ -80,9 +80,9 @@ def _rows_with(out: Path, manifest: ShardManifest, gone: dict[int, str]) -> dict
     """Rows of a shard that hold something that is gone, by position, with the reasons."""
     found: dict[int, str] = {}
     for file in (manifest.kept, manifest.rejected):
-        for batch in (
-            shards.batches(shards.local(out, file), ["id", "position", "utterances"]) if file is not None else ()
-        ):
+        if file is None:
+            continue
+        for batch in shards.batches(shards.local(out, file), ["id", "position", "utterances"]):
             heard = batch["utterances"]
             parts = pc.struct_field(heard.flatten(), "parts")
             of_row = pc.list_parent_indices(heard).to_numpy()

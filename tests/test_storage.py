@@ -7,17 +7,28 @@ keys of its own (where an ETag is no MD5), versions, or what a store does with p
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
+import signal
+import subprocess
+import sys
 import tarfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import datasets
+import pyarrow as pa
 import pytest
 
-from pipeline import plugins, storage
+from pipeline import inspect, lease, mirror, plugins, shards, storage
+from pipeline.build import Job, build_unit
+from pipeline.finish import finish
 from pipeline.readers.base import CorpusError
-from tests import reading
+from pipeline.setup import prepare
+from pipeline.train.rows import Rows
+from tests import building, reading
 
 pytest.importorskip("s3fs")
 pytest.importorskip("moto")
@@ -149,3 +160,219 @@ class TestCorpora:
         with pytest.raises(storage.StoreError, match="no credentials are found"):
             storage.read("s3://corpora/libri/x")
         stores.disconnect()
+
+
+@pytest.fixture
+def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where work folders lie: another one is another machine."""
+    monkeypatch.setenv("EARWITNESS_WORK", str(tmp_path / "work"))
+    return tmp_path / "work"
+
+
+@pytest.fixture(scope="module")
+def built(store: stores.Store, corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A recipe, and the folder that it makes on the disk."""
+    folder = tmp_path_factory.mktemp("built")
+    recipe = folder / "small.yaml"
+    recipe.write_text(RECIPE.format(corpus=corpus))
+    building.build(recipe, folder / "out")
+    return recipe, folder / "out"
+
+
+RECIPE = """
+name: small
+corpora: [{{reader: jsonl, name: tones, path: {corpus}, licence: CC0-1.0}}]
+tasks: {{transcription: , keyword_spotting: , word_question: }}
+split: {{test: 0.3}}
+shards: {{utterances: 5, rows_per_batch: 4}}
+"""
+
+
+def digests(objects: dict[str, bytes]) -> dict[str, str]:
+    """As `building.files_of` gives those of a folder."""
+    return {
+        name: hashlib.sha256(content).hexdigest() for name, content in objects.items() if not name.startswith(".build/")
+    }
+
+
+class TestDatasets:
+    def test_a_dataset_in_a_store_is_the_one_on_the_disk(self, store, built, work, monkeypatch):
+        recipe, local = built
+        store.bucket("datasets")
+        store.forget()
+        manifest = building.build(recipe, "s3://datasets/small")
+        taken, objects = store.taken, store.objects("s3://datasets/small")
+        assert digests(objects) == building.files_of(local)
+        assert store.sent <= 1.001 * sum(map(len, objects.values())) + 1000, "every byte is sent once"
+        units = sum(len(split.shards) for split in manifest.splits.values())
+        assert store.asked["PUT"] <= 2 * units + 16, "a shard and its manifest; plan, lock and the dataset's files"
+        assert taken < 40_000, "what was written here is not fetched"
+
+        store.forget()
+        building.build(recipe, "s3://datasets/small")
+        assert digests(store.objects("s3://datasets/small")) == building.files_of(local)
+        assert store.sent < 40_000, "what is finished is not sent again"
+
+        monkeypatch.setenv("EARWITNESS_WORK", str(work.with_name("elsewhere")))
+        rows = Rows(["s3://datasets/small"])
+        expected = Rows([local])
+        assert [rows[i] for i in range(len(rows))] == [expected[i] for i in range(len(expected))]
+        store.forget()
+        assert len(Rows(["s3://datasets/small"])) == len(expected)
+        assert store.asked == {"GET": 1}, "shards are kept, the manifest is asked for"
+        folder = mirror.folder("s3://datasets/small")
+        assert inspect.load(folder) == manifest
+        assert inspect.verify(folder, manifest) == []
+        lost = manifest.splits["test"].shards[0].path
+        store.client.delete_object(Bucket="datasets", Key=f"small/{lost}")
+        assert inspect.verify(folder, manifest) == [f"{lost} is missing"]
+
+    def test_datasets_loads_it(self, store, built, work, tmp_path):
+        store.upload(built[1], "s3://corpora/loaded")
+        options = {"client_kwargs": {"endpoint_url": store.url}}
+        names = sorted(
+            f"s3://corpora/loaded/{name}" for name in building.files_of(built[1]) if name.startswith("train/")
+        )
+        streamed = datasets.load_dataset(
+            "arrow",
+            data_files={"train": [name for name in names if name.endswith(".arrow")]},
+            storage_options=dict(options),
+            cache_dir=str(tmp_path),
+        )
+        saved = datasets.load_from_disk("s3://corpora/loaded", storage_options=dict(options))
+        expected = datasets.load_from_disk(str(built[1]))
+        assert saved["train"]["id"][:] == expected["train"]["id"][:]
+        assert sorted(streamed["train"]["id"]) == sorted(expected["train"]["id"])
+
+    def test_a_run_that_was_killed_goes_on_here_or_elsewhere(self, store, built, work, monkeypatch):
+        recipe, local = built
+        url = store.bucket("killed") + "/small"
+        script = (
+            "import os, sys; from pipeline import build, mirror\n"
+            "from tests import building\n"
+            "send, sent = mirror.send, []\n"
+            "def killed(*args):\n"
+            "    send(*args); sent.append(args)\n"
+            "    if len(sent) == 3: os.kill(os.getpid(), 9)\n"  # a shard is there, its manifest is not
+            "mirror.send = killed\n"
+            "building.build(sys.argv[1], sys.argv[2])\n"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", script, str(recipe), url], env=stores.environment(store), check=False
+        )
+        assert done.returncode == -signal.SIGKILL
+        begun = store.objects(url)
+        assert sum(name.endswith(".arrow") and not name.startswith(".build") for name in begun) == 3
+        assert sum("/shard-" in name and name.endswith(".json") for name in begun) == 2
+        assert "dataset.json" not in begun
+
+        monkeypatch.setenv("EARWITNESS_WORK", str(work.with_name("elsewhere")))
+        with pytest.raises(shards.FolderInUse, match=r"is building in s3://killed/small, seen \d+ s ago"):
+            building.build(recipe, url)
+        monkeypatch.setattr(lease, "STALE", 0.0)  # as if five minutes had gone by
+        store.forget()
+        building.build(recipe, url)
+        assert digests(store.objects(url)) == building.files_of(local)
+        monkeypatch.setattr(lease, "STALE", 300.0)
+        monkeypatch.setenv("EARWITNESS_WORK", str(work))
+        building.build(recipe, url)  # where the killed one was
+        assert digests(store.objects(url)) == building.files_of(local)
+
+    def test_a_broken_connection_leaves_nothing_half(self, store, built, work, monkeypatch):
+        recipe, local = built
+        url = store.bucket("broken") + "/small"
+        monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")  # else a minute goes by before it gives up
+        stores.disconnect()
+        store.broken = "/rejected" if any("rejected/" in name for name in building.files_of(local)) else "/train/shard-"
+        with pytest.raises(storage.StoreError, match=r"s3://broken/small/.*run it again"):
+            building.build(recipe, url)
+        store.broken = ""
+        stores.disconnect()
+        there = store.objects(url)
+        assert "dataset.json" not in there
+        for name, content in digests(there).items():
+            assert building.files_of(local)[name] == content, "what is there is whole"
+        building.build(recipe, url)
+        assert digests(store.objects(url)) == building.files_of(local)
+
+    def test_machines_that_share_only_the_store(self, store, built, work, monkeypatch):
+        recipe, local = built
+        url = store.bucket("shared") + "/small"
+        prepare.cache_clear()
+        setup = prepare(str(recipe))
+        job = Job(str(recipe), url, setup.fingerprint)
+        here = mirror.folder(url)
+        with shards.exclusive(here):
+            shards.claim(here, "small")
+            plan = setup.plan(here)
+            for number, unit in enumerate(plan.units):
+                monkeypatch.setenv("EARWITNESS_WORK", str(work.with_name(f"machine{number % 3}")))
+                assert not build_unit(job, unit).skipped
+            monkeypatch.setenv("EARWITNESS_WORK", str(work.with_name("machine0")))
+            assert build_unit(job, plan.units[1]).skipped, "it was built by another"
+            monkeypatch.setenv("EARWITNESS_WORK", str(work))
+            finish(job, plan)
+        assert digests(store.objects(url)) == building.files_of(local)
+
+    def test_one_run_holds_it(self, store, work, monkeypatch):
+        url = store.bucket("held") + "/it"
+        here = mirror.folder(url)
+        with shards.exclusive(here):
+            monkeypatch.setenv("EARWITNESS_WORK", str(work.with_name("elsewhere")))
+            there = mirror.folder(url)
+            refused = pytest.raises(shards.FolderInUse, match=r"on .* \(process \d+\) is building in s3://held/it")
+            with refused, shards.exclusive(there):
+                pass
+        with shards.exclusive(there):
+            pass
+        # Both find it stale at the same moment; one of them gets it.
+        first, second = (lease._Lease(url, name) for name in "ab")
+        first.take()
+        monkeypatch.setattr(lease, "STALE", 0.0)
+        monkeypatch.setattr(lease, "BEAT", 0.05)
+        second.take()
+        third = lease._Lease(url, "c")
+        third._highest = lambda: second._number - 1  # what it saw before
+        with pytest.raises(shards.FolderInUse, match="just begun"):
+            third.take()
+        first._ended.set()
+        first._thread.join()
+        assert first._highest() == second._number
+        first._ended.clear()
+        first._renew()
+        with pytest.raises(shards.FolderInUse, match="nothing more is written here"):
+            first.check()
+        second.check()
+        second.leave()
+
+    def test_the_shards_that_are_kept_are_bounded(self, store, built, work, monkeypatch):
+        store.upload(built[1], "s3://corpora/bounded")
+        folder = mirror.folder("s3://corpora/bounded")
+        files = inspect.load(folder).splits["train"].shards
+        monkeypatch.setenv("EARWITNESS_CACHE_GB", str(1.5 * files[0].bytes / 1e9))
+        monkeypatch.setattr(mirror, "_RECENT", 0.0)
+        with ThreadPoolExecutor(2) as threads:
+            store.forget()
+            one, other = threads.map(lambda _: mirror.local(folder, files[0]), range(2))
+            assert one == other
+            assert store.asked["GET"] == 1, "two that want the same fetch it once"
+        mapped = pa.memory_map(str(one))
+        assert mirror.local(folder, files[1]).is_file()
+        assert not one.exists(), "it was used before the other"
+        assert len(mapped.read()) == files[0].bytes, "whoever has it open keeps it"
+        with pytest.raises(storage.StoreError, match="EARWITNESS_CACHE_GB"):
+            mirror.local_all(folder, files)
+        store.client.put_object(Bucket="corpora", Key=f"bounded/{files[0].path}", Body=b"another")
+        with pytest.raises(storage.StoreError, match="not as its manifest says"):
+            mirror.local(folder, files[0])
+
+    def test_a_large_object_goes_in_parts(self, store, work, tmp_path, monkeypatch):
+        file = tmp_path / "large"
+        file.write_bytes(bytes(range(256)) * 2**16)  # 16 MB
+        url = store.bucket("large") + "/object"
+        monkeypatch.setattr(storage, "_PART", 5 * 2**20)  # the least that S3 takes
+        store.forget()
+        storage.send(file, url)
+        assert store.asked["PUT"] == 4
+        assert store.sent < 1.001 * file.stat().st_size
+        assert storage.digest(url) == shards.digest_of(file)

@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from pipeline import plugins
+from pipeline import mirror, plugins
 from pipeline.asr.base import ASR
 from pipeline.evaluate.errors import EvaluationError
 from pipeline.plugins import require
@@ -28,7 +28,7 @@ _PATHS = ("model", "file")  # of an engine; those that are none are names on the
 
 def evaluate(
     model: Annotated[str, typer.Argument(help="A model's folder, or a hub id.")],
-    dataset: Annotated[Path, typer.Argument(help="A finished dataset's folder.")],
+    dataset: Annotated[Path, typer.Argument(help="A finished dataset's folder.", **mirror.OPTION)],
     out: Annotated[Path | None, typer.Option(help="The report's folder. Default: out/evaluation/MODEL-DATASET")] = None,
     split: Annotated[Literal["train", "test"], typer.Option(help="Which rows.")] = "test",
     system: Annotated[

@@ -19,6 +19,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
+from pipeline import mirror
 from pipeline.plugins import require
 from pipeline.terminal import Terminal, escape
 
@@ -41,7 +42,12 @@ def train(
     ],
     out: Annotated[Path | None, typer.Option(help="The run's folder. Default: out/NAME")] = None,
     data: Annotated[
-        list[Path] | None, typer.Option(help="A dataset's folder, in place of the recipe's; may be repeated.")
+        list[Path] | None,
+        typer.Option(
+            help="A dataset's folder, in place of the recipe's; may be repeated.",
+            parser=mirror.folder,
+            metavar="FOLDER|URL",
+        ),
     ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only try the largest batches, and forecast memory and time.")
@@ -112,7 +118,7 @@ def tell(outcome: Outcome, folder: Path) -> None:
 
 
 def overfit(
-    dataset: Annotated[Path, typer.Argument(help="A finished dataset's folder.")],
+    dataset: Annotated[Path, typer.Argument(help="A finished dataset's folder.", **mirror.OPTION)],
     recipe: Annotated[str, typer.Option(help="Whose model and learning rates are tried.")] = "tiny",
     rows: Annotated[int, typer.Option(min=2, help="So many are learnt by heart.")] = 16,
     steps: Annotated[int, typer.Option(min=2, help="At most so many.")] = 600,
