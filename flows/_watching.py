@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from pathlib import Path
 from uuid import UUID
 
 import httpx
@@ -18,7 +17,7 @@ from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.exceptions import PrefectException
 from prefect.logging import get_run_logger
 
-from pipeline import logs, metrics, telling
+from pipeline import logs, metrics, mirror, telling
 from pipeline.build import Job, UnitReport
 from pipeline.metrics import Ledger
 from pipeline.plan import Plan
@@ -103,7 +102,7 @@ def watched(job: Job, plan: Plan, name: str) -> Iterator[None]:
     Raises:
         MetricsError: The port is taken.
     """
-    out = Path(job.out)
+    out = mirror.folder(job.out)
     telling.clear(out)
     ledger = Ledger(out, plan, job.run)
     key = f"{name.replace('_', '-')}-progress"

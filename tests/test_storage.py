@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import io
+import itertools
 import json
+import shutil
 import signal
 import subprocess
 import sys
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -28,6 +30,7 @@ from pipeline.finish import finish
 from pipeline.readers.base import CorpusError
 from pipeline.setup import prepare
 from pipeline.train.rows import Rows
+from schemas.sample import Rejection
 from tests import building, reading
 
 pytest.importorskip("s3fs")
@@ -195,6 +198,17 @@ def digests(objects: dict[str, bytes]) -> dict[str, str]:
     }
 
 
+def ending(call: Callable[..., None], steps: Iterator[int], last: int) -> Callable[..., None]:
+    """A machine's requests to a store, which end before one of them."""
+
+    def instead(*args: object, **options: object) -> None:
+        if next(steps) >= last:
+            raise storage.StoreError("the machine is gone")
+        call(*args, **options)
+
+    return instead
+
+
 class TestDatasets:
     def test_a_dataset_in_a_store_is_the_one_on_the_disk(self, store, built, work, monkeypatch):
         recipe, local = built
@@ -248,13 +262,14 @@ class TestDatasets:
         recipe, local = built
         url = store.bucket("killed") + "/small"
         script = (
-            "import os, sys; from pipeline import build, mirror\n"
+            "import os, sys; from pipeline import storage\n"
             "from tests import building\n"
-            "send, sent = mirror.send, []\n"
-            "def killed(*args):\n"
-            "    send(*args); sent.append(args)\n"
+            "send, sent = storage.send, []\n"
+            "def killed(file, url):\n"
+            "    send(file, url)\n"
+            "    sent.append(url) if url.endswith('.arrow') and '.build' not in url else None\n"
             "    if len(sent) == 3: os.kill(os.getpid(), 9)\n"  # a shard is there, its manifest is not
-            "mirror.send = killed\n"
+            "storage.send = killed\n"
             "building.build(sys.argv[1], sys.argv[2])\n"
         )
         done = subprocess.run(
@@ -277,6 +292,40 @@ class TestDatasets:
         monkeypatch.setenv("EARWITNESS_WORK", str(work))
         building.build(recipe, url)  # where the killed one was
         assert digests(store.objects(url)) == building.files_of(local)
+
+    def test_a_shard_that_is_rewritten_is_there_before_or_after(self, store, built, work, monkeypatch):
+        bucket, step, gone = store.bucket("rewritten"), 0, True
+        alone = work / "alone"  # one unit of it
+        (alone / "train").mkdir(parents=True)
+        unit = min(built[1].glob("train/shard-*.arrow"))
+        for path in (unit, unit.with_suffix(".json")):
+            shutil.copy(path, alone / "train")
+        monkeypatch.setattr(lease, "STALE", 0.0)
+        while gone:
+            step, gone = step + 1, False
+            url = f"{bucket}/{step}"
+            store.upload(alone, url)
+            monkeypatch.setenv("EARWITNESS_WORK", str(work / f"gone{step}"))
+            here = mirror.folder(url)
+            try:
+                with shards.exclusive(here), monkeypatch.context() as patch:
+                    first = next(shards.manifests(here, ("train",)))
+                    steps = itertools.count(1)
+                    for name in ("send", "write", "copy", "delete"):
+                        patch.setattr(storage, name, ending(getattr(storage, name), steps, step))
+                    shards.judged(here, first, {0: Rejection("set_aside", "for a test")}, 4)
+            except storage.StoreError:
+                gone = True
+            monkeypatch.setenv("EARWITNESS_WORK", str(work / f"next{step}"))
+            there = mirror.folder(url)
+            with shards.exclusive(there):
+                shards.clear_temporary(there)
+                found = next(m for m in shards.manifests(there, ("train",)) if m.unit == first.unit)
+                rows = [row for f in (found.kept, found.rejected) if f for row in shards.read(mirror.local(there, f))]
+            assert len(rows) == first.kept.rows, f"it ended before request {step}"
+            assert not [name for name in store.objects(url) if name.startswith(".build/pending")]
+        assert step > 6
+        assert [row.rejected for row in rows if row.rejected] == ["set_aside"]
 
     def test_a_broken_connection_leaves_nothing_half(self, store, built, work, monkeypatch):
         recipe, local = built
