@@ -15,6 +15,7 @@ from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from pydantic import Field
 
+from flows._watching import on_page, progressing
 from flows.evaluate import evaluate as evaluation
 from pipeline import mirror
 
@@ -76,17 +77,19 @@ def train(
     from pipeline.train.loop import MODEL
     from pipeline.train.run import alone, finished
     from pipeline.train.setup import prepare
+    from pipeline.train.watch import Share
 
     folder, given = Path(out), [str(mirror.folder(path).absolute()) for path in data or ()]
     setup = prepare(recipe, [Path(path) for path in given])
     setup.refuse_foreign(folder)
-    if not finished(setup, folder):
-        if processes > 1:
-            training_in_processes(recipe, given, out, processes)
-        else:
-            with alone(folder):
-                training(preflight(setup, out))
     name = setup.recipe.name.replace("_", "-")
+    if not finished(setup, folder):
+        with on_page(), progressing(f"{name}-progress", Share(folder), "Steps that are done"):
+            if processes > 1:
+                training_in_processes(recipe, given, out, processes)
+            else:
+                with alone(folder):
+                    training(preflight(setup, out))
     history = History.read(folder)
     create_markdown_artifact(curves.summary(folder, history), key=f"{name}-training")
     create_table_artifact(curves.validations(history), key=f"{name}-validations")

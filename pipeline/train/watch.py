@@ -176,6 +176,31 @@ def lines(path: Path) -> list[Line]:
     return found
 
 
+class Share:
+    """How much of a run's steps is done, by what it has written down; each look reads only what is new."""
+
+    def __init__(self, out: Path) -> None:
+        self._path = out / METRICS
+        self._read = 0
+        self._overall = self._steps = 0
+
+    def __call__(self) -> float | None:
+        """Between 0 and 1; None before a stage has begun."""
+        with suppress(FileNotFoundError), open(self._path, "rb") as stream:
+            if self._path.stat().st_size < self._read:  # it was cut, since steps are done again
+                self._read = 0
+            stream.seek(self._read)
+            for text in stream:
+                if not text.endswith(b"\n"):
+                    break  # it is being written
+                self._read += len(text)
+                with suppress(json.JSONDecodeError):
+                    line = orjson.loads(text)
+                    self._overall = line.get("overall", self._overall)
+                    self._steps = line.get("steps_overall", self._steps)
+        return self._overall / self._steps if self._steps else None
+
+
 def cut(path: Path, keep: Callable[[Line], bool]) -> None:
     """Keeps some of a file's lines; what a kill has broken off goes, too."""
     if path.exists():

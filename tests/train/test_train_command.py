@@ -194,6 +194,7 @@ def test_the_gate(here: None, dataset: Path, capsys: pytest.CaptureFixture[str])
 def test_the_flow_leaves_artifacts(flow: Flow) -> None:
     assert (flow.out / "model" / "config.json").is_file()
     assert flow.tasks == ["preflight", "training"]
-    assert flow.artifacts.keys() == {"tiny-training", "tiny-validations"}
+    assert flow.artifacts.keys() == {"tiny-training", "tiny-validations", "tiny-progress"}
+    assert float(flow.artifacts["tiny-progress"]) == 100
     assert "| adapter |" in flow.artifacts["tiny-training"]
     assert len(json.loads(flow.artifacts["tiny-validations"])) == 5

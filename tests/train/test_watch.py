@@ -11,7 +11,7 @@ from rich.console import Console
 
 from pipeline.train import curves
 from pipeline.train.events import Decoded, StageBegun, Stepped, Validated
-from pipeline.train.watch import METRICS, SAMPLES, Record, lines
+from pipeline.train.watch import METRICS, SAMPLES, Record, Share, lines
 
 STEPS = {"adapter": 60, "tasks": 40}
 
@@ -119,3 +119,14 @@ def test_a_long_run_is_thinned(tmp_path: Path) -> None:
 def test_nothing_was_done(tmp_path: Path) -> None:
     curves.draw(tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_how_much_is_done_follows_the_run(tmp_path: Path) -> None:
+    share = Share(tmp_path)
+    assert share() is None
+    run(tmp_path, end=70)
+    assert share() == 0.7
+    run(tmp_path, begin=30, end=40)  # killed, and on from a checkpoint
+    assert share() == 0.4
+    run(tmp_path, begin=40)
+    assert share() == 1.0
