@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline import counts, plugins
+from pipeline import counts, mirror, plugins
 from pipeline.build import Job, UnitReport
 from pipeline.counts import BOUNDS, Made, Spent, Telling, Traffic
 from pipeline.llm.base import Prices
@@ -311,7 +311,7 @@ def serving(job: Job, ledger: Ledger, at: str | None, told: Callable[[str], None
     try:
         yield
     finally:
-        write_atomically(Path(job.out) / BUILD / FILE, client.generate_latest(registry))
+        write_atomically(mirror.folder(job.out) / BUILD / FILE, client.generate_latest(registry))
         server.shutdown()
         server.server_close()
         thread.join()
