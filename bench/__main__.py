@@ -1,6 +1,6 @@
 """Runs the benchmarks: those of making data, or those that are named.
 
-python -m bench [--out FOLDER] [generate] [write] [plan] [memory] [resume] [decode] [tools] [speak] [publish]
+python -m bench [--out FOLDER] [generate] [write] [plan] [incremental] [memory] [resume] [decode] [tools] [speak] [publish]
 python -m bench [--out FOLDER] loader train
 """
 
@@ -10,7 +10,7 @@ import argparse
 import importlib
 from pathlib import Path
 
-NAMES = ("generate", "write", "plan", "memory", "resume", "decode", "tools", "speak", "publish")
+NAMES = ("generate", "write", "plan", "incremental", "memory", "resume", "decode", "tools", "speak", "publish")
 TRAINING = ("loader", "train")
 
 

@@ -38,6 +38,7 @@ from pipeline.publish.card import without_rows
 from pipeline.readers.base import CorpusError
 from pipeline.setup import prepare
 from pipeline.shards import DiskError, refuse_foreign
+from pipeline.status import status
 from pipeline.terminal import Terminal, escape
 from pipeline.tools import catalogue as catalogues
 from pipeline.tools import trial
@@ -301,6 +302,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "overfit": overfit,
     "publish": publish,
     "recipes": recipes,
+    "status": status,
     "tools": tools,
     "train": train,
 }

@@ -239,17 +239,24 @@ class Known:
         """Places of those that are taken out by this run."""
         return np.flatnonzero(self.fate != self.before)
 
-    def save(self) -> None:
-        """Writes what is gone, then where the others lie now. Of what is gone nothing but hashes stays."""
-        going = self.going
+    def save(self) -> int:
+        """Writes what is gone, then where the others lie now. Of what is gone nothing but hashes stays.
+
+        Returns:
+            How many files were written.
+        """
+        written, going = 0, self.going
         if len(going):
             _write_gone(self.folder, self.pieces, self.fate, self.by)
+            written += 1
         moved = np.frombuffer(self.moves.rows, np.int64) if len(self.moves.rows) else going[:0]
         for piece in self.pieces:
             end = piece.begin + piece.rows
             emptied = np.flatnonzero(self.fate[piece.begin : end])
             if ((moved >= piece.begin) & (moved < end)).any() or _says_something(piece.path, emptied):
                 planfile.rewrite(piece.path, self.moves.between(piece.begin, end), emptied)
+                written += 1
+        return written
 
 
 def _says_something(path: Path, rows: Any) -> bool:

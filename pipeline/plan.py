@@ -90,6 +90,8 @@ class Plan:
     found: Counter[str] = field(default_factory=Counter)
     """What this run has seen: new, known, moved, ... It is not saved."""
     shape: Shape | None = None
+    written: int = 0
+    """How often its files were written anew: another machine must see that its copies are old."""
     met: list[int] = field(default_factory=list)
     """Hashes of names that were withdrawn, so that they are not missed where nothing of them is left."""
 
@@ -108,6 +110,7 @@ class Plan:
             "gone": self.gone,
             "shape": [self.shape.whole, dict(self.shape.corpora)] if self.shape else None,
             "met": self.met,
+            "written": self.written,
         }
         write_atomically(self.folder / "plan.json", json.dumps(content).encode())
 
@@ -120,7 +123,7 @@ class Plan:
                 return None
             units = [Unit(*unit) for unit in content["units"]]
             shape = Shape(*content["shape"]) if content["shape"] else None
-            given = {"gone": content["gone"], "shape": shape, "met": content["met"]}
+            given = {"gone": content["gone"], "shape": shape, "met": content["met"], "written": content["written"]}
             return cls(folder, units, content["utterances"], content["seconds"], **given)
         except (OSError, ValueError, KeyError, TypeError):
             return None
@@ -302,7 +305,7 @@ class _Making:
         """Gives new utterances their companions, and the units their ids, which cover them."""
         for split, file in self._files.items():
             digests = [digest for digest, _ in file.units]
-            if count and file.names and self._scratch is None:
+            if count and file.names:
                 digests = self._with_companions(split, file, count)
             taken = {unit.id for unit in self.plan.units if unit.split == split}
             for batch, ((_, size), digest) in enumerate(zip(file.units, digests, strict=True)):
@@ -354,7 +357,7 @@ class _Making:
         plan.found.update(FATES[fate] for fate in known.fate[known.going].tolist())
         if self._scratch is not None:
             return
-        known.save()
+        plan.written += known.save()
         plan.save()
         for path in self._folder.glob("[0-9]*"):
             if path.name.isdecimal() and int(path.name) not in plan.generations:

@@ -363,7 +363,8 @@ class Setup:
             plan.warnings += self.tts.left_out
         if not plan.utterances and not plan.found["withheld"]:
             raise CorpusError(f"{', '.join(self.readers)}: not one utterance is in them")
-        mirror.share_plan(out)
+        if scratch is None:
+            mirror.share_plan(out)
         return plan
 
     @property

@@ -20,6 +20,7 @@ import json
 import logging
 import os
 import shutil
+import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -48,6 +49,7 @@ SPLITS = ("train", "test")
 PENDING = mirror.PENDING
 _LONG_PIECE = 2**16  # bytes
 _OWN = (*(f"{split}/shard-" for split in SPLITS), "rejected/")  # how the names of Arrow files begin
+_TRIES = 4  # to hold a folder
 BATCH_BYTES = 64 * 2**20  # a record batch is closed at this size even if it has few rows
 
 
@@ -128,7 +130,7 @@ def exclusive(folder: Path) -> Iterator[None]:
         handle = os.open(place, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _hold(handle)
         except BlockingIOError as error:
             place_of = mirror.address(folder)
             raise FolderInUse(f"another run is building in {place_of}: wait for it, or give another --out") from error
@@ -140,6 +142,29 @@ def exclusive(folder: Path) -> Iterator[None]:
             yield
     finally:
         os.close(handle)
+
+
+def _hold(handle: int) -> None:
+    for _ in range(_TRIES):
+        with suppress(BlockingIOError):  # somebody may only be looking, as `in_use` does
+            return fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        time.sleep(0.05)
+    return fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def in_use(folder: Path) -> bool:
+    """Whether a run holds a dataset's folder now. Nothing is made there."""
+    try:
+        handle = os.open(folder / BUILD / "lock", os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(handle)
+    return False
 
 
 def working(folder: Path) -> AbstractContextManager[None]:
