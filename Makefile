@@ -24,7 +24,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
 
 $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) 'torch==2.13.0'
-	$(PIP) --constraint constraints.txt --editable '.[dev,m4a,lhotse,tempo,speech,faster-whisper,kokoro,piper,publish,train]'
+	$(PIP) --constraint constraints.txt --editable '.[dev,m4a,lhotse,tempo,speech,faster-whisper,kokoro,piper,dask,ray,publish,train]'
 	@touch $@ $(VENV)/.installed
 
 install: $(VENV)/.installed  ## Make the environment .venv

@@ -7,44 +7,44 @@ and no results of Prefect's: manifests are the truth.
 from __future__ import annotations
 
 import os
+import queue
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
 
 from prefect import flow, task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
-from prefect.futures import PrefectFuture, as_completed
+from prefect.futures import PrefectFuture
 from prefect.server.api.server import SubprocessASGIServer
-from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
-from prefect.task_runners import ThreadPoolTaskRunner
+from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 from pydantic import Field
 
 from flows import _watching
-from pipeline import build, mirror, recipes
+from flows._runners import Place, Runner, check, opened
+from pipeline import build, mirror, recipes, remembering, remote
 from pipeline import finish as finishing
 from pipeline.build import Job, UnitReport, UnitsFailed
 from pipeline.endpoint import EndpointError
 from pipeline.plan import Plan, Unit
+from pipeline.remote import ClusterError
 from pipeline.report import Report
 from pipeline.setup import prepare
-from pipeline.shards import claim, clear_temporary, exclusive
+from pipeline.shards import BUILD, claim, clear_temporary, exclusive
 from pipeline.workers import Stopped, WorkerDied, Workers
 from schemas.manifest import DatasetManifest
 
-CPUS = os.cpu_count() or 1
 Count = Annotated[int, Field(ge=1)]
-FATAL = (EndpointError, OSError, Stopped)  # no other unit can succeed either
+FATAL = (ClusterError, EndpointError, OSError, Stopped)  # no other unit can succeed either
+LOOK_EVERY = 15.0  # seconds without news after which the cluster is looked at
 
 _followers: dict[int, subprocess.Popen[bytes]] = {}  # by the server that they end with us
-_workers: Workers | None = None  # of the run in this process; tasks elsewhere build in place
-
-
-def _threads(count: int) -> Any:
-    return ThreadPoolTaskRunner(max_workers=count)  # they wait for workers
+_workers: Workers | None = None  # of the run in this process
 
 
 def _was_killed(_task: Any, _run: Any, state: Any) -> bool:
@@ -66,9 +66,9 @@ def plan(job: Job, limit: int | None) -> Plan:
     retry_condition_fn=_was_killed,
 )
 def unit(job: Job, unit: Unit) -> UnitReport:
-    """Builds one unit, in a worker where there are some."""
+    """Builds one unit: in a process of this run, or in the one of a cluster that this task is given to."""
     if _workers is None:
-        return build.build_unit(job, unit)
+        return remote.build_here(job, unit)
     return _workers.run(build.build_unit, job, unit)
 
 
@@ -78,32 +78,46 @@ def finish(job: Job, made: Plan) -> DatasetManifest:
     return finishing.finish(job, made)
 
 
-@flow(name="build-dataset", persist_result=False, task_runner=_threads(CPUS))
-def build_dataset(recipe: str, out: str | None = None, limit: Count | None = None, workers: Count = CPUS) -> Report:
+@flow(name="build-dataset", persist_result=False)
+def build_dataset(
+    recipe: str,
+    out: str | None = None,
+    limit: Count | None = None,
+    workers: Count | None = None,
+    runner: Runner = "processes",
+    address: str | None = None,
+) -> Report:
     """Builds the dataset of a recipe.
 
     Args:
         recipe: The recipe's file, or the name of a shipped one.
         out: The dataset's folder; out/NAME if omitted.
         limit: At most so many utterances, drawn by chance.
-        workers: Processes that build units.
+        workers: How many units are built at the same time: by default as many as this machine has cores, or
+            the cluster workers.
+        runner: Where: in processes of this machine, or on a Dask or Ray cluster.
+        address: The cluster's, if it runs already. By default there is one on this machine, for this run alone.
     """
-    global _workers
+    check(runner, address)
     _keep_no_server()
     prepare.cache_clear()  # a process that serves flows has read the recipe for an earlier run
     recipe = str(recipes.find(recipe))
     setup = prepare(recipe)
     out = out or str(Path("out") / setup.recipe.name)
     folder = mirror.folder(out)
-    job = Job(recipe, mirror.address(folder), fingerprint=setup.fingerprint, workers=workers)
+    job = Job(recipe, mirror.address(folder), fingerprint=setup.fingerprint, shared=address is not None)
     with exclusive(folder), ExitStack() as watching:
         claim(folder, setup.recipe.name)
         clear_temporary(folder)
+        remembering.gather(folder / BUILD, job.shared)
         made = plan(job, limit)
         watching.enter_context(_watching.watched(job, made, setup.recipe.name))
-        with build.serving(job, made) as served, Workers(served.workers) as _workers:
-            reports = _collect(unit.submit(served, piece) for piece in made.units)
-        _workers = None
+        reports, units = build.left(job, made)
+        for done in reports:
+            _watching.built(done)
+        if units:
+            with opened(runner, address, workers, build.most_at_once(job, units)) as place:
+                reports += _built(replace(job, workers=place.workers), units, place)
         report = Report(finish(job, made), reports, made.warnings)
         _watching.finished(report.dataset)
     name = report.dataset.name.replace("_", "-")
@@ -112,10 +126,52 @@ def build_dataset(recipe: str, out: str | None = None, limit: Count | None = Non
     return report
 
 
-def _collect(futures: Iterable[PrefectFuture[UnitReport]]) -> list[UnitReport]:
-    """The reports of all units; the first error that concerns all of them ends the run."""
+def _built(job: Job, units: Sequence[Unit], place: Place) -> list[UnitReport]:
+    """The reports of units that are built in a place."""
+    global _workers
+    if build.serves_itself(job, units):
+        cure = "serve it where they reach it, and name its address in the recipe (engine: openai)"
+        remote.refuse_loopback(None, "the LLM's server, which the run starts", cure, place.hosts)
+    with build.serving(job, units) as served:
+        if place.processes is None:
+            return _built_remotely(served, units, place)
+        _workers = place.processes
+        try:
+            return _collect(served, units, place)
+        finally:
+            _workers = None
+
+
+def _built_remotely(job: Job, units: Sequence[Unit], place: Place) -> list[UnitReport]:
+    api = PREFECT_API_URL.value()
+    cure = "start one that they reach (`prefect server start --host ...`), and set PREFECT_API_URL to its address"
+    remote.refuse_loopback(api, "Prefect's server", cure, place.hosts)
+    api = api or next((server.api_url for server in SubprocessASGIServer._instances.values() if server.running), None)
+    remote.announce(job)
+    job = replace(job, recipe=str(Path(job.recipe).absolute()), out=mirror.address(mirror.folder(job.out).absolute()))
+    # A worker that is not told of our temporary server would start one of its own.
+    with temporary_settings({PREFECT_API_URL: api}):
+        return _collect(job, units, place)
+
+
+def _collect(job: Job, units: Sequence[Unit], place: Place) -> list[UnitReport]:
+    """The reports of all units; the first error that concerns all of them ends the run.
+
+    Only so many are with the runner at a time as it needs: each takes memory, here and in the cluster's scheduler.
+    """
+    done: queue.SimpleQueue[PrefectFuture[UnitReport]] = queue.SimpleQueue()
+    waiting = iter(units)
+
+    def hand_out(count: int) -> None:
+        for piece in islice(waiting, count):
+            future = place.runner.submit(unit, {"job": job, "unit": piece})
+            future.add_done_callback(done.put)
+
+    hand_out(place.ahead)
     reports, failures = [], []
-    for future in as_completed(list(futures)):
+    for _ in units:
+        future = _next(done, place)
+        hand_out(1)
         try:
             reports.append(_watching.built(future.result()))
         except FATAL:
@@ -125,6 +181,14 @@ def _collect(futures: Iterable[PrefectFuture[UnitReport]]) -> list[UnitReport]:
     if failures:
         raise UnitsFailed(failures, len(reports))
     return reports
+
+
+def _next(done: queue.SimpleQueue[PrefectFuture[UnitReport]], place: Place) -> PrefectFuture[UnitReport]:
+    while True:
+        try:
+            return done.get(timeout=LOOK_EVERY)
+        except queue.Empty:
+            place.check()
 
 
 def _keep_no_server() -> None:
@@ -138,7 +202,10 @@ def _keep_no_server() -> None:
 
 
 def stop() -> None:
-    """Ends workers and Prefect's temporary server at once, whatever the flow is doing."""
+    """Ends workers and Prefect's temporary server at once, whatever the flow is doing.
+
+    Those of a cluster see for themselves that nobody waits for them any more.
+    """
     if _workers is not None:
         _workers.stop()
     for server in SubprocessASGIServer._instances.values():
@@ -146,8 +213,15 @@ def stop() -> None:
             server.server_process.kill()
 
 
-def run(recipe: Path, out: Path, limit: int | None, workers: int) -> Report:
+def run(
+    recipe: Path,
+    out: Path,
+    limit: int | None = None,
+    workers: int | None = None,
+    runner: Runner = "processes",
+    address: str | None = None,
+) -> Report:
     """The flow, here and now."""
     # The heartbeat thread sleeps in steps of a second, which every run would wait for at its end.
     with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
-        return build_dataset.with_options(task_runner=_threads(workers))(str(recipe), str(out), limit, workers)
+        return build_dataset(str(recipe), str(out), limit, workers, runner, address)

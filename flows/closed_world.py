@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,7 +18,7 @@ Told = Callable[[str], None]
 
 def build(recipe: Path, out: Path) -> None:
     """Builds a dataset, here and now."""
-    build_dataset.run(recipe, out, None, os.cpu_count() or 1)
+    build_dataset.run(recipe, out)
 
 
 @flow(name="closed-world", persist_result=False)

@@ -6,7 +6,7 @@ import logging
 import os
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,14 +15,16 @@ from msgspec.structs import replace as with_position
 
 from pipeline import counts, logs, mirror, shards
 from pipeline.counts import Made, Spent
-from pipeline.memo import Memo, MemoDamaged, mend
+from pipeline.memo import MemoDamaged, mend
 from pipeline.plan import Plan, Unit, origins, read_unit, taken_out
 from pipeline.recipes import RecipeError
+from pipeline.remembering import machine, open_memo
 from pipeline.setup import Setup, prepare
 from pipeline.stage import Stopwatch, chain
 from pipeline.tasks.base import alone
 from pipeline.telling import Teller
 from pipeline.withdrawal import withdraw
+from pipeline.workers import Stopped
 from schemas.manifest import ShardManifest
 from schemas.sample import Sample
 
@@ -61,6 +63,8 @@ class Job:
     """Its id, in logs and in what workers tell; that of Prefect's where a deployment runs."""
     log: str = field(default_factory=logs.wanted)
     """The form of logs, for workers that do not share our environment."""
+    shared: bool = False
+    """Whether they may be on other machines."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,44 +108,55 @@ def drafts(plan_folder: Path, unit: Unit) -> Iterator[Sample]:
         yield Sample(id=utterance.id, utterances=(utterance, *companions), split=unit.split)
 
 
-def build_unit(job: Job, unit: Unit) -> UnitReport:
+def build_unit(job: Job, unit: Unit, wanted: Callable[[], bool] | None = None) -> UnitReport:
     """Builds one unit, unless it is finished.
+
+    Args:
+        job: What the run has in common.
+        unit: The piece of work.
+        wanted: Whether anybody still waits for it; asked at each row.
 
     Raises:
         EndpointError: The LLM cannot be reached, or has no such model or key.
         DiskError, MemoError: The folder cannot be written to.
+        Stopped: Nobody waits for it any more.
     """
     logs.follow(job.log)
     with logs.working(job.run, unit.id):
         try:
-            return _built(job, unit)
+            return _built(job, unit, wanted)
         except Exception:
             if logs.is_json():  # people are told at the end, once for all units with the same error
                 log.exception("the unit cannot be built", extra={"split": unit.split})
             raise
 
 
-def _built(job: Job, unit: Unit) -> UnitReport:
+def _built(job: Job, unit: Unit, wanted: Callable[[], bool] | None) -> UnitReport:
     out, setup = mirror.folder(job.out), unchanged(job)
-    done = shards.finished(out, unit.id, unit.split, setup.fingerprint)
-    if done is not None:
-        return UnitReport(unit.id, *rows_of(done), skipped=True, split=unit.split, utterances=unit.utterances)
-    mirror.take_plan(out)
-    done = shards.finished_elsewhere(out, unit.id, unit.split, setup.fingerprint)
-    if done is not None:
-        return UnitReport(unit.id, *rows_of(done), skipped=True, split=unit.split, utterances=unit.utterances)
-    began = time.monotonic()
+    # Who hands units out may take a worker for dead that is only cut off, and give its unit to another.
+    with shards.working(out), shards.building(out, unit.id):
+        done = finished(job, unit)
+        if done is not None:
+            return done
+        mirror.take_plan(out)
+        if shards.finished_elsewhere(out, unit.id, unit.split, setup.fingerprint) is not None:
+            done = finished(job, unit)
+            assert done is not None
+            return done
+        began = time.monotonic()
+        report = _built_mending(job, setup, unit, wanted)
+        with open(out / shards.BUILD / TIMES, "a") as times:  # by lines, which are short: nobody's is cut in two
+            times.write(f"{unit.utterances} {time.monotonic() - began:.3f}\n")
+        return report
+
+
+def _built_mending(job: Job, setup: Setup, unit: Unit, wanted: Callable[[], bool] | None) -> UnitReport:
     for _ in range(MENDINGS):
         try:
-            report = _build(job, unit, setup)
-            break
+            return _build(job, setup, unit, wanted)
         except MemoDamaged as damage:
             mend(damage.path)
-    else:
-        report = _build(job, unit, setup)
-    with open(out / shards.BUILD / TIMES, "a") as times:  # by lines, which are short: nobody's is cut in two
-        times.write(f"{unit.utterances} {time.monotonic() - began:.3f}\n")
-    return report
+    return _build(job, setup, unit, wanted)
 
 
 def times_taken(out: Path) -> tuple[int, float]:
@@ -155,9 +170,10 @@ def times_taken(out: Path) -> tuple[int, float]:
     return utterances, seconds
 
 
-def _build(job: Job, unit: Unit, setup: Setup) -> UnitReport:
+def _build(job: Job, setup: Setup, unit: Unit, wanted: Callable[[], bool] | None) -> UnitReport:
     out, stopwatch = mirror.folder(job.out), Stopwatch()
-    with shards.working(out), Memo(out / shards.BUILD / "memo.sqlite") as memo:
+    # The work folder of a store is this machine's own, and so is the memo in it.
+    with open_memo(out / shards.BUILD, job.shared and mirror.of(out) is None) as memo:
         stages = setup.stages(memo, job.urls, job.workers)
         per_batch = setup.recipe.shards.rows_per_batch
         with (
@@ -168,6 +184,8 @@ def _build(job: Job, unit: Unit, setup: Setup) -> UnitReport:
             begun: set[str] = set()
             stream = chain(_noted(drafts(out / shards.BUILD / "plan", unit), begun), stages, stopwatch)
             for position, sample in enumerate(telling(stream)):
+                if wanted is not None and not wanted():
+                    raise Stopped("the run was stopped")
                 writer.add(_placed(sample, position))
                 begun -= origins(sample.id)
             assert not begun, f"no row came of {sorted(begun)[:3]}"
@@ -189,25 +207,62 @@ def _build(job: Job, unit: Unit, setup: Setup) -> UnitReport:
     )
 
 
+def finished(job: Job, unit: Unit) -> UnitReport | None:
+    """What is told of a unit that is finished already."""
+    done = shards.finished(mirror.folder(job.out), unit.id, unit.split, job.fingerprint)
+    if done is None:
+        return None
+    return UnitReport(unit.id, *rows_of(done), skipped=True, split=unit.split, utterances=unit.utterances)
+
+
+def left(job: Job, made: Plan) -> tuple[list[UnitReport], list[Unit]]:
+    """The reports of the units of a plan that are finished, and the others."""
+    reports, units = [], []
+    for unit in made.units:
+        done = finished(job, unit)
+        if done is None:
+            units.append(unit)
+        else:
+            reports.append(done)
+    return reports, units
+
+
 @contextmanager
-def serving(job: Job, made: Plan) -> Iterator[Job]:
+def serving(job: Job, units: Sequence[Unit]) -> Iterator[Job]:
     """The job with the LLM's servers, for as long as the context lasts; none are started in vain.
+
+    Args:
+        job: What the run has in common.
+        units: Those that are to be built.
 
     Raises:
         EndpointError: They cannot be reached, or have no such model or key.
         ASRError: The engine that listens cannot work.
     """
     out, setup = mirror.folder(job.out), prepare(job.recipe)
-    asking = setup.llm is not None and any(task.uses_llm for task in setup.tasks)
-    open_units = sum(shards.finished(out, u.id, u.split, setup.fingerprint) is None for u in made.units)
-    job = replace(job, workers=max(1, min(job.workers, open_units)))  # they share what is in flight
-    if setup.asr is not None and open_units:
+    if setup.asr is not None and units:
         setup.asr.check()
-    if setup.llm is None or not asking or not open_units:
+    if setup.llm is None or not _asking(setup) or not units:
         yield job
         return
     with setup.llm.serving(out / shards.BUILD) as urls:
-        yield replace(job, urls=tuple(urls), workers=min(job.workers, setup.llm.concurrency))
+        yield replace(job, urls=tuple(urls))
+
+
+def most_at_once(job: Job, units: Sequence[Unit]) -> int:
+    """How many units can be built at the same time: they share what is in flight."""
+    setup = prepare(job.recipe)
+    return min(len(units), setup.llm.concurrency) if setup.llm is not None and _asking(setup) else len(units)
+
+
+def serves_itself(job: Job, units: Sequence[Unit]) -> bool:
+    """Whether the run is to start the LLM's server on its own machine."""
+    setup = prepare(job.recipe)
+    return bool(units) and setup.llm is not None and setup.llm.gone_after is not None and _asking(setup)
+
+
+def _asking(setup: Setup) -> bool:
+    return setup.llm is not None and any(task.uses_llm for task in setup.tasks)
 
 
 def unchanged(job: Job) -> Setup:
@@ -218,7 +273,12 @@ def unchanged(job: Job) -> Setup:
     """
     setup = prepare(job.recipe)
     if setup.fingerprint != job.fingerprint:
-        raise RecipeError(f"{job.recipe} or its prompts were changed while the run was going: run it again")
+        here = f" on {machine()}" if job.shared else ""
+        raise RecipeError(
+            f"{job.recipe}{here} makes other rows than when the run began: the recipe, its prompts or the program were "
+            f"changed meanwhile{', or are not the same on this machine' if here else ''}. Run it again"
+            f"{' when all machines have the same version of earwitness and its packages' if here else ''}"
+        )
     return setup
 
 

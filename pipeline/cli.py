@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, ParamSpec, TypeVar
+from typing import Annotated, Any, Literal, NoReturn, ParamSpec, TypeVar
 
 import pyarrow as pa
 import typer
@@ -71,7 +71,16 @@ def build(
         ),
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="At most so many utterances, drawn by chance.")] = None,
-    workers: Annotated[int, typer.Option(min=1, help="Processes that build.")] = os.cpu_count() or 1,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, help="How many build at the same time. Default: a process a core, or the whole cluster."),
+    ] = None,
+    runner: Annotated[
+        Literal["processes", "dask", "ray"], typer.Option(help="Where: this machine's processes, or a cluster.")
+    ] = "processes",
+    address: Annotated[
+        str | None, typer.Option(help="Of a cluster that runs: tcp://HOST:8786, or HOST:6379 for Ray.")
+    ] = None,
     verbose: Annotated[bool, typer.Option(help="Show what Prefect logs.")] = False,
     log_format: Annotated[
         str | None, typer.Option(metavar="text|json", help="Of logs, here and in workers. Default: EARWITNESS_LOG")
@@ -96,7 +105,7 @@ def build(
     with _told_how_to_go_on(folder), _shown(folder):
         from flows import build_dataset
 
-        report = _apart(build_dataset.run, path, folder, limit, workers)
+        report = _apart(build_dataset.run, path, folder, limit, workers, runner, address)
     for warning in report.warnings:
         console.print(f"[yellow]Warning:[/yellow] {escape(warning)}")
     _summary(report.dataset)

@@ -173,6 +173,15 @@ def working(folder: Path) -> AbstractContextManager[None]:
 
 
 @contextmanager
+def building(folder: Path, unit: str) -> Iterator[None]:
+    """Held by the one process that builds a unit; others wait for it."""
+    place = int.from_bytes(xxhash.xxh3_64_digest(unit.encode())) >> 2  # the largest offset has 63 bits
+    with open(folder / BUILD / "units.lock", "ab") as file:
+        fcntl.lockf(file, fcntl.LOCK_EX, 1, place)
+        yield
+
+
+@contextmanager
 def _flock(folder: Path, kind: int) -> Iterator[None]:
     (folder / BUILD).mkdir(parents=True, exist_ok=True)  # of a store, a machine may see it for the first time
     with open(folder / BUILD / "workers.lock", "ab") as file:

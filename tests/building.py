@@ -6,7 +6,7 @@ import hashlib
 from pathlib import Path
 
 from pipeline import mirror, shards
-from pipeline.build import Job, build_unit, planned, serving
+from pipeline.build import Job, build_unit, left, planned, serving
 from pipeline.finish import finish
 from pipeline.setup import prepare
 from schemas.manifest import DatasetManifest
@@ -22,8 +22,9 @@ def build(recipe: Path, out: Path | str, limit: int | None = None) -> DatasetMan
         shards.claim(out, prepare(job.recipe).recipe.name)
         shards.clear_temporary(out)
         plan = planned(job, limit)
-        with serving(job, plan) as served:
-            for unit in plan.units:
+        _, units = left(job, plan)
+        with serving(job, units) as served:
+            for unit in units:
                 build_unit(served, unit)
         return finish(job, plan)
 

@@ -96,6 +96,40 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+@pytest.fixture(scope="session")
+def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """The environment of a run with a Prefect server of its own."""
+    port = _free_port()
+    env = os.environ | {
+        "PREFECT_HOME": str(tmp_path_factory.mktemp("prefect")),
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "DO_NOT_TRACK": "1",
+    }
+    command = [
+        sys.executable,
+        "-m",
+        "prefect",
+        "server",
+        "start",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--no-ui",
+    ]
+    with open(Path(env["PREFECT_HOME"]) / "server.log", "wb") as log:
+        server = subprocess.Popen(command, env=env, stdout=log, stderr=log, start_new_session=True)
+    api = f"http://127.0.0.1:{port}/api"
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        with contextlib.suppress(OSError), urllib.request.urlopen(f"{api}/health", timeout=2):
+            break
+        time.sleep(0.3)
+    yield env | {"PREFECT_API_URL": api}
+    os.killpg(server.pid, signal.SIGKILL)
+    server.wait()
+
+
 @pytest.fixture
 def llm_server(tmp_path: Path) -> Iterator[Callable[..., LLMServer]]:
     """Starts scripted LLMs, and stops them at the end."""

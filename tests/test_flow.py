@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import re
@@ -12,7 +11,7 @@ import sys
 import time
 import urllib.request
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,45 +22,11 @@ from msgspec.structs import replace
 from pipeline import inspect
 from tests import hub as hubs
 from tests.building import build, files_of, rows
-from tests.conftest import ROOT, LLMServer, _free_port
+from tests.conftest import ROOT, LLMServer
 
 pytestmark = [pytest.mark.long, pytest.mark.xdist_group("prefect")]
 
 ASKING = {"reply": None, "question_answer": None, "transcription": None}
-
-
-@pytest.fixture(scope="module")
-def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """The environment of a run with a Prefect server of its own."""
-    port = _free_port()
-    env = os.environ | {
-        "PREFECT_HOME": str(tmp_path_factory.mktemp("prefect")),
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "DO_NOT_TRACK": "1",
-    }
-    command = [
-        sys.executable,
-        "-m",
-        "prefect",
-        "server",
-        "start",
-        "--host",
-        "127.0.0.1",
-        "--port",
-        str(port),
-        "--no-ui",
-    ]
-    with open(Path(env["PREFECT_HOME"]) / "server.log", "wb") as log:
-        server = subprocess.Popen(command, env=env, stdout=log, stderr=log, start_new_session=True)
-    api = f"http://127.0.0.1:{port}/api"
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
-        with contextlib.suppress(OSError), urllib.request.urlopen(f"{api}/health", timeout=2):
-            break
-        time.sleep(0.3)
-    yield env | {"PREFECT_API_URL": api}
-    os.killpg(server.pid, signal.SIGKILL)
-    server.wait()
 
 
 def ask(env: dict[str, str], path: str, **body: Any) -> Any:
@@ -224,6 +189,9 @@ def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(
     out = tmp_path / "out"
     process = begin(recipe, out, prefect)
     family = [*wait_for_workers(process, out), psutil.Process(process.pid)]
+    deadline = time.monotonic() + 60
+    while not server.served and time.monotonic() < deadline:
+        time.sleep(0.02)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does
     began = time.monotonic()
     _, errors = process.communicate(timeout=60)

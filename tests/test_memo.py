@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.memo import Memo, MemoDamaged, MemoError, digest, mend
+from pipeline.remembering import gather, open_memo
 from tests.killing import die_at
 
 
@@ -281,3 +282,36 @@ def test_a_full_disk_is_named(tmp_path: Path) -> None:
 @given(st.lists(st.binary(max_size=8), max_size=4), st.lists(st.binary(max_size=8), max_size=4))
 def test_keys_differ_where_their_parts_differ(a: list[bytes], b: list[bytes]) -> None:
     assert (digest(*a) == digest(*b)) == (a == b)
+
+
+def test_machines_of_a_cluster_record_each_for_itself_and_the_next_run_gathers_it(tmp_path: Path) -> None:
+    with open_memo(tmp_path, shared=False) as memo:
+        memo.put(b"early", b"known to all")
+    gather(tmp_path, shared=True)
+    before = (tmp_path / "memo.sqlite").read_bytes()
+    with open_memo(tmp_path, shared=True) as memo:
+        assert memo.get(b"early") == b"known to all"
+        assert memo.get(b"late") is None
+        memo.put(b"late", b"new")
+        assert memo.get(b"late") == b"new"
+    assert (tmp_path / "memo.sqlite").read_bytes() == before, "nobody writes what all read"
+    with Memo(tmp_path / "memo-elsewhere-1.sqlite") as memo:  # of another machine
+        memo.put_all([(b"late", b"asked twice"), (b"there", b"of the other")])
+    gather(tmp_path, shared=False)
+    with open_memo(tmp_path, shared=False) as memo:
+        assert len(memo) == 3
+        assert memo.get(b"there") == b"of the other"
+    assert [path.name for path in tmp_path.glob("memo-*")] == []
+
+
+def test_a_damaged_file_of_a_machine_is_gathered_as_far_as_it_is_whole(tmp_path: Path) -> None:
+    path = tmp_path / "memo-elsewhere-1.sqlite"
+    with Memo(path) as memo:
+        memo.put_all([(b"%d" % number, b"%d" % number * 500) for number in range(200)])
+    with open(path, "r+b") as file:
+        file.seek(40_000)
+        file.write(os.urandom(5000))
+    gather(tmp_path, shared=True)
+    with Memo(tmp_path / "memo.sqlite") as memo:
+        assert 100 < len(memo) < 200
+        assert all(memo.get(b"%d" % number) in (None, b"%d" % number * 500) for number in range(200))

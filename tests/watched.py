@@ -28,7 +28,7 @@ def main(recipe: str, out: str, port: str) -> None:
         ledger = Ledger(folder, plan, job.run)
         with metrics.serving(job, ledger, port, print):
             sys.stdout.flush()
-            with serving(job, plan) as served, Workers(2) as workers, ThreadPoolExecutor(2) as threads:
+            with serving(job, plan.units) as served, Workers(2) as workers, ThreadPoolExecutor(2) as threads:
                 served = replace(served, workers=2)
                 waiting = [threads.submit(workers.run, build_unit, served, unit) for unit in plan.units]
                 for future in waiting:
