@@ -294,6 +294,15 @@ def identity(path: str) -> str:
     return f"{size}-{xxhash.xxh3_64_hexdigest(seen)}"
 
 
+def identity_of(content: memoryview) -> str:
+    """The same of what lies in memory, or is mapped there: only three places of it are looked at."""
+    size = len(content)
+    if size <= 3 * _SAMPLED:
+        return f"{size}-{xxhash.xxh3_64_hexdigest(content)}"
+    places = (0, (size - _SAMPLED) // 2, size - _SAMPLED)
+    return f"{size}-{xxhash.xxh3_64_hexdigest(b''.join([content[place : place + _SAMPLED] for place in places]))}"
+
+
 @lru_cache(maxsize=1)
 def _recording(url: str) -> bytes:
     return storage.read(url)

@@ -19,12 +19,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
-import xxhash
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline import storage
 from pipeline.audio import AudioError
 from pipeline.readers._fields import LABELS, Chosen, guess, labels_of, number
-from pipeline.readers.base import CorpusError, Reader, files, identity
+from pipeline.readers.base import CorpusError, Reader, files, identity, identity_of
 from schemas.utterance import AudioSource, Utterance
 
 _OFFICIAL = {"train": "train", "validation": "dev", "dev": "dev", "test": "test"}
@@ -66,16 +67,16 @@ class HuggingFace(Reader):
                 raise CorpusError(f"{self.path}, split {name}: {what}; there are: {', '.join(rows.column_names)}")
             plain = rows.select_columns([c for c in rows.column_names if c != names["audio"]])
             kinds = {n: f for n, f in plain.features.items() if hasattr(f, "int2str")}
-            for index, row in enumerate(plain):
+            sounds = self._identities(rows, names["audio"])
+            for index, (row, sound) in enumerate(zip(plain, sounds, strict=True)):
                 for column, feature in kinds.items():  # class labels are stored as numbers
                     if row[column] is not None and row[column] >= 0:
                         row[column] = feature.int2str(row[column])
-                yield self._utterance(name, index, row, names)
+                yield self._utterance(name, index, row, names, sound)
 
-    def _utterance(self, split: str, index: int, row: dict[str, Any], names: dict[str, str]) -> Utterance:
+    def _utterance(self, split: str, index: int, row: dict[str, Any], names: dict[str, str], sound: str) -> Utterance:
         get = {what: row.get(name) for what, name in names.items() if what != "audio"}
         key = get.get("key")
-        known = f"{self._identities[split]}-{index}"
         duration, rate, problem = None, None, None
         try:
             duration, rate = number(get.get("duration")), number(get.get("sampling_rate"), int)
@@ -83,7 +84,7 @@ class HuggingFace(Reader):
             problem = f"malformed_row: row {index} of split {split}: {error}"
         return self.utterance(
             f"{split}/{key if key is not None else index}",
-            source=AudioSource(split, str(index), identity=known),
+            source=AudioSource(split, str(index), identity=sound),
             transcript=_text(get.get("transcript")),
             speaker=_text(get.get("speaker")),
             language=_text(get.get("language")),
@@ -171,22 +172,28 @@ class HuggingFace(Reader):
             raise CorpusError(f"{self.path}: no *.parquet below it, and it was not written by `save_to_disk`")
         return found
 
-    @cached_property
-    def _identities(self) -> dict[str, str]:
-        """What the rows of each split were read from: of a folder its files, wherever and whenever written."""
-        folder = storage.place(self.path)
-        if not folder.is_dir():
-            return {split: rows._fingerprint for split, rows in self._datasets.items()}
-        found = {}
-        for split, rows in self._datasets.items():
-            tables = [Path(table["filename"]) for table in rows.cache_files]
-            remote = storage.is_url(self.path)
-            inside = [] if remote else [table for table in tables if table.is_relative_to(folder)]
-            digest = xxhash.xxh3_64()  # what is converted first lies in a cache, under a name made of times
-            for path in inside or files(folder):
-                digest.update(f"{path.relative_to(folder).as_posix()}:{identity(str(path))}\n".encode())
-            found[split] = digest.hexdigest()
-        return found
+    def _identities(self, rows: Any, column: str) -> Iterator[str]:
+        """What tells the sound of each row from others, whichever rows are beside it: as `identity` of a file."""
+        if rows._indices is not None:  # in another order than the table: nothing that `save_to_disk` writes
+            yield from (f"{rows._fingerprint}-{index}" for index in range(rows.num_rows))
+            return
+        for chunk in rows.data.column(column).chunks:
+            if not pa.types.is_struct(chunk.type):
+                yield from (self._identity(value) for value in chunk)
+                continue
+            content, path = (pc.struct_field(chunk, name) for name in ("bytes", "path"))
+            yield from (self._identity(a if a.is_valid else b) for a, b in zip(content, path, strict=True))
+
+    def _identity(self, value: pa.Scalar) -> str:
+        if not pa.types.is_string(value.type) and not pa.types.is_large_string(value.type):
+            return identity_of(memoryview(value.as_buffer())) if value.is_valid else "none"
+        path = value.as_py()
+        if not path:
+            return "none"
+        try:
+            return identity(self._below(path) if storage.is_url(path) else str(self._inside(path))) or path
+        except AudioError:  # it leads out, which is said where it would be read
+            return str(path)
 
 
 def _undecoded(rows: Any) -> Any:
