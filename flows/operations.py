@@ -47,7 +47,7 @@ MOST_STARTS = 3  # of a run that was stopped: one that takes the machine down ea
 _ENDED = {f"prefect.flow-run.{name}" for name in ("Completed", "Failed", "Crashed", "Cancelled", "TimedOut")}
 _TEXT = (
     "{{ flow.name }}{% if deployment %} ({{ deployment.name }}){% endif %}: run {{ flow_run.name }} is"
-    " {{ flow_run.state.name }}. {{ flow_run.state.message }} {{ flow_run|ui_url }}"
+    " {{ flow_run.state.name }}. {{ flow_run.state.message }} {{ (flow_run|ui_url) or '' }}"
 )
 PAYLOAD = "{% set text %}" + _TEXT + '{% endset %}{"text": {{ text|string|tojson }}}'
 """What a webhook gets: as Slack, Mattermost, Rocket.Chat and Google Chat take it."""

@@ -331,7 +331,7 @@ def test_on_postgresql(lost: tuple[Served, dict[str, Any], str, Path]) -> None:
     it, ended, _, out = lost
     assert ended["state"]["name"] == "Completed"
     artifacts = {a["key"] for a in it.call("artifacts/filter", {}) if a["flow_run_id"] == ended["id"]}
-    assert artifacts == {"quick-summary", "quick-figures"}
+    assert artifacts >= {"quick-summary", "quick-figures"}
     assert inspect.load(out).name == "quick"
     assert not inspect.verify(out, inspect.load(out))
 
@@ -358,7 +358,7 @@ def test_a_schedule_fires(served: Served, clone: Path) -> None:
     assert not inspect.verify(clone / "out" / "quick", dataset)
     kept = sum(split.rows for split in dataset.splits.values())
     artifacts = {a["key"]: a for a in served.call("artifacts/filter", {}) if a["flow_run_id"] == run["id"]}
-    assert artifacts.keys() == {"quick-summary", "quick-figures"}
+    assert artifacts.keys() >= {"quick-summary", "quick-figures"}
     assert f"{kept} rows" in artifacts["quick-summary"]["data"]
 
 
@@ -382,7 +382,8 @@ def second(
 
 def test_a_second_run_waits_and_a_crash_is_told(second: str, told: tuple[str, list[str]]) -> None:
     assert second
-    assert all("/runs/flow-run/" in text for text in told[1]), "with the address of the run"
+    (text,) = {text for text in told[1] if "SIGKILL" in text}
+    assert "/runs/flow-run/" in text, "with the address of the run"
 
 
 def test_a_run_without_a_sign_of_life_has_crashed(
