@@ -362,6 +362,9 @@ class _Making:
         for path in self._folder.glob("[0-9]*"):
             if path.name.isdecimal() and int(path.name) not in plan.generations:
                 shutil.rmtree(path)
+        for split in SPLITS:  # of a version that had one generation: they would outlive a withdrawal
+            for path in self._folder.glob(f"{split}.*"):
+                path.unlink()
 
 
 def _companions_path(file: Path) -> Path:
