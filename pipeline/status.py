@@ -199,11 +199,11 @@ def status(
         return
     with console.status("listing the corpora"):
         found = look(setup, folder)
-    console.print(_table(f"{found.name}  {folder}", found.rows))
+    console.print(_table(f"{found.name}  {mirror.address(folder)}", found.rows))
     for warning in found.plan.warnings:
         console.print(f"[yellow]Warning:[/yellow] {escape(warning)}")
     if found.estimate.units or any(found.plan.found[fate] for fate in FATES[1:]):
-        command = escape(f"earwitness build {recipe} --out {folder}")
+        command = escape(f"earwitness build {recipe} --out {mirror.address(folder)}")
         console.print(f"Do it: [cyan]{command}[/cyan]", soft_wrap=True)
 
 
