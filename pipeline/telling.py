@@ -8,6 +8,7 @@ import platform
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -149,3 +150,5 @@ class Teller:
             os.replace(temporary, self._path)
         except OSError as failure:  # what makes the unit fail says so itself
             log.warning("how far the unit is cannot be told: %s", failure)
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
