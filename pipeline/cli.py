@@ -70,7 +70,9 @@ def build(
             metavar="FOLDER|URL",
         ),
     ] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="At most so many utterances, drawn by chance.")] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="At most so many, drawn by chance; earlier runs' stay.")
+    ] = None,
     workers: Annotated[
         int | None,
         typer.Option(min=1, help="How many build at the same time. Default: a process a core, or the whole cluster."),
