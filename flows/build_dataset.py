@@ -35,7 +35,7 @@ from pipeline.plan import Plan, Unit
 from pipeline.remote import ClusterError
 from pipeline.report import Report
 from pipeline.setup import prepare
-from pipeline.shards import BUILD, claim, clear_temporary, exclusive
+from pipeline.shards import BUILD, claim, clear_temporary, distrust, exclusive
 from pipeline.workers import Stopped, WorkerDied, Workers
 from schemas.manifest import DatasetManifest
 
@@ -86,6 +86,7 @@ def build_dataset(
     workers: Count | None = None,
     runner: Runner = "processes",
     address: str | None = None,
+    verify: bool = False,
 ) -> Report:
     """Builds the dataset of a recipe.
 
@@ -97,6 +98,7 @@ def build_dataset(
             the cluster workers.
         runner: Where: in processes of this machine, or on a Dask or Ray cluster.
         address: The cluster's, if it runs already. By default there is one on this machine, for this run alone.
+        verify: Whether finished shards are read and compared with their digests first.
     """
     check(runner, address)
     _keep_no_server()
@@ -109,6 +111,8 @@ def build_dataset(
     with exclusive(folder), ExitStack() as watching:
         claim(folder, setup.recipe.name)
         clear_temporary(folder)
+        if verify:
+            distrust(folder)
         remembering.gather(folder / BUILD, job.shared)
         made = plan(job, limit)
         watching.enter_context(_watching.watched(job, made, setup.recipe.name))
@@ -220,8 +224,9 @@ def run(
     workers: int | None = None,
     runner: Runner = "processes",
     address: str | None = None,
+    verify: bool = False,
 ) -> Report:
     """The flow, here and now."""
     # The heartbeat thread sleeps in steps of a second, which every run would wait for at its end.
     with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
-        return build_dataset(str(recipe), str(out), limit, workers, runner, address)
+        return build_dataset(str(recipe), str(out), limit, workers, runner, address, verify)

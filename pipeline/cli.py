@@ -83,6 +83,7 @@ def build(
     address: Annotated[
         str | None, typer.Option(help="Of a cluster that runs: tcp://HOST:8786, or HOST:6379 for Ray.")
     ] = None,
+    verify: Annotated[bool, typer.Option(help="Read finished shards first; damaged ones are made again.")] = False,
     verbose: Annotated[bool, typer.Option(help="Show what Prefect logs.")] = False,
     log_format: Annotated[
         str | None, typer.Option(metavar="text|json", help="Of logs, here and in workers. Default: EARWITNESS_LOG")
@@ -103,11 +104,13 @@ def build(
         names = ", ".join(setup.tasks_left_out)
         console.print(f"[yellow]Left out, since the recipe names no LLM (`llm`):[/yellow] {names}")
     os.environ.setdefault("PREFECT_LOGGING_LEVEL", "INFO" if verbose else "CRITICAL")
+    # It writes every event that it could not send, at length, when its server is gone.
+    os.environ.setdefault("PREFECT_LOGGING_INTERNAL_LEVEL", "ERROR" if verbose else "CRITICAL")
     _check_prefect_home()
     with _told_how_to_go_on(folder), _shown(folder):
         from flows import build_dataset
 
-        report = _apart(build_dataset.run, path, folder, limit, workers, runner, address)
+        report = _apart(build_dataset.run, path, folder, limit, workers, runner, address, verify)
     for warning in report.warnings:
         console.print(f"[yellow]Warning:[/yellow] {escape(warning)}")
     _summary(report.dataset)
@@ -182,6 +185,9 @@ def inspect(
         for text in wrong:
             errors.print(Text(text, "red"))
         if wrong:
+            errors.print(
+                "`earwitness build --verify` makes them again; no reply that is remembered is asked for again."
+            )
             raise typer.Exit(1)
         console.print("All files are as they were written.")
     if html is not None:
@@ -333,7 +339,7 @@ def main() -> None:
         logs.configure(RichHandler(console=errors, show_path=False))
         application()
     except pa.ArrowInvalid as error:
-        _fail(f"a file of the dataset is damaged: {error}. See `earwitness inspect --verify`; `build` makes it again")
+        _fail(f"a file of the dataset is damaged: {error}. `earwitness build --verify` makes it again")
     except OSError as error:
         if _is_ours(error):
             _fail(str(error))

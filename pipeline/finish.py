@@ -81,7 +81,10 @@ def _finished(out: Path, state: str) -> DatasetManifest | None:
     """The dataset if it is finished and in this state, with all that belongs to it."""
     try:
         dataset = DatasetManifest.model_validate_json((out / "dataset.json").read_bytes())
-    except (OSError, ValidationError):
+    except OSError:
+        return None
+    except ValidationError:
+        shards.log.warning("%s is damaged or of another version: it is written anew", out / "dataset.json")
         return None
     beside = [f"{split}/{name}" for split in dataset.splits for name in ("state.json", "dataset_info.json")]
     whole = all((out / name).is_file() for name in (*beside, "dataset_dict.json", "README.md"))

@@ -201,6 +201,8 @@ class _Making:
         new = Plan(self._folder, shape=self._shape), Known(self._folder)
         old = Plan.load(self._folder) if self._shape is not None else None
         if old is None or old.shape is None or self._shape is None:
+            if self._shape is not None and (self._folder / "plan.json").exists():
+                log.warning("%s is damaged or of another version: the plan is made anew", self._folder / "plan.json")
             return new
         if not self._shape.goes_on(old.shape):
             new[0].warnings.append(_ANEW)

@@ -33,7 +33,7 @@ import xxhash
 from msgspec.structs import replace
 from pydantic import ValidationError
 
-from pipeline import lease, mirror
+from pipeline import lease, mirror, storage
 from pipeline.lease import FolderInUse as FolderInUse
 from pipeline.mirror import BUILD as BUILD
 from pipeline.mirror import local as local
@@ -466,6 +466,8 @@ class UnitWriter:
     def __enter__(self) -> UnitWriter:
         with explained(self._temporary):
             self._temporary.mkdir(parents=True, exist_ok=True)
+            for left in self._temporary.glob(f"{self.split}-{self.unit}.*"):  # by a worker that was killed
+                left.unlink(missing_ok=True)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -692,6 +694,37 @@ def manifests(folder: Path, splits: Iterable[str]) -> Iterator[ShardManifest]:
             manifest = load_manifest(path)
             if manifest is not None:
                 yield manifest
+
+
+def distrust(folder: Path) -> int:
+    """Compares all finished shards with their digests; those that are damaged are finished no more.
+
+    Sizes alone are looked at otherwise, since reading a whole dataset takes its time. Call it while holding
+    the folder. The dataset's own manifest goes, too, so that all beside it is written anew.
+
+    Returns:
+        How many shards are damaged.
+    """
+    damaged = 0
+    for manifest in manifests(folder, SPLITS):
+        wrong = [told for f in (manifest.kept, manifest.rejected) if f is not None and (told := complaint(folder, f))]
+        for told in wrong:
+            log.warning("%s: %s: its unit is made again from what is remembered", mirror.address(folder), told)
+        if wrong:
+            remove(folder, manifest_path(manifest.split, manifest.unit))
+            damaged += 1
+    remove(folder, "dataset.json")
+    return damaged
+
+
+def complaint(folder: Path, file: ShardFile) -> str:
+    """What is wrong with a file of a dataset: missing, or not as it was written; nothing, if all is well."""
+    url = mirror.of(folder)
+    try:
+        digest = digest_of(folder / file.path) if url is None else storage.digest(f"{url}/{file.path}")
+    except FileNotFoundError:
+        return f"{file.path} is missing"
+    return "" if digest == file.digest else f"{file.path} is not as it was written"
 
 
 def discard_strays(folder: Path, made: Sequence[ShardManifest]) -> None:

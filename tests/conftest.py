@@ -13,10 +13,14 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 import soundfile
+
+if TYPE_CHECKING:
+    from tests.prefect_server import PrefectServer
 
 ROOT = Path(__file__).resolve().parent.parent
 SPEECH = ROOT.parent / "shared" / "speech"
@@ -36,8 +40,12 @@ def speech() -> Path:
 
 @pytest.fixture(scope="session")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small corpus; see `make_corpus`."""
+    return make_corpus(tmp_path_factory.mktemp("corpus"))
+
+
+def make_corpus(folder: Path) -> Path:
     """A small corpus in JSON lines: 24 utterances of 6 speakers, tones with noise, real words."""
-    folder = tmp_path_factory.mktemp("corpus")
     rng = np.random.default_rng(7)
     sentences = (ROOT / "data/text/daily.en.txt").read_text().splitlines()
     with open(folder / "manifest.jsonl", "w") as listing:
@@ -96,40 +104,6 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-@pytest.fixture(scope="session")
-def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """The environment of a run with a Prefect server of its own."""
-    port = _free_port()
-    env = os.environ | {
-        "PREFECT_HOME": str(tmp_path_factory.mktemp("prefect")),
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "DO_NOT_TRACK": "1",
-    }
-    command = [
-        sys.executable,
-        "-m",
-        "prefect",
-        "server",
-        "start",
-        "--host",
-        "127.0.0.1",
-        "--port",
-        str(port),
-        "--no-ui",
-    ]
-    with open(Path(env["PREFECT_HOME"]) / "server.log", "wb") as log:
-        server = subprocess.Popen(command, env=env, stdout=log, stderr=log, start_new_session=True)
-    api = f"http://127.0.0.1:{port}/api"
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
-        with contextlib.suppress(OSError), urllib.request.urlopen(f"{api}/health", timeout=2):
-            break
-        time.sleep(0.3)
-    yield env | {"PREFECT_API_URL": api}
-    os.killpg(server.pid, signal.SIGKILL)
-    server.wait()
-
-
 @pytest.fixture
 def llm_server(tmp_path: Path) -> Iterator[Callable[..., LLMServer]]:
     """Starts scripted LLMs, and stops them at the end."""
@@ -144,6 +118,22 @@ def llm_server(tmp_path: Path) -> Iterator[Callable[..., LLMServer]]:
     yield start
     for server in started:
         server.stop()
+
+
+@pytest.fixture(scope="session")
+def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
+    """A Prefect server; those who ask for it are in the group `prefect`, so that there is one."""
+    from tests.prefect_server import PrefectServer
+
+    server = PrefectServer(tmp_path_factory.mktemp("server"))
+    yield server
+    server.kill()
+
+
+@pytest.fixture(scope="session")
+def prefect(prefect_server: PrefectServer) -> dict[str, str]:
+    """The environment of a run with a Prefect server."""
+    return prefect_server.env
 
 
 @pytest.fixture

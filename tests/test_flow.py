@@ -165,51 +165,6 @@ def wait_for_workers(process: subprocess.Popen[str], out: Path) -> list[psutil.P
     raise AssertionError("no unit was begun")
 
 
-def test_a_worker_that_is_killed_costs_only_its_unit(
-    prefect: dict[str, str], tmp_path: Path, write_recipe: Callable[..., Path], llm_server: Callable[..., LLMServer]
-) -> None:
-    server = llm_server("--latency", "0.15")
-    llm = {"engine": "openai", "base_url": server.url, "model": "scripted", "concurrency": 4}
-    recipe = write_recipe("worker", llm=llm, tasks=ASKING, samples_per_utterance=2)
-    out = tmp_path / "out"
-    process = begin(recipe, out, prefect)
-    wait_for_workers(process, out)[0].kill()
-    _, errors = process.communicate(timeout=120)
-    assert process.returncode == 0, errors
-    build(recipe, tmp_path / "plain")
-    assert files_of(out) == files_of(tmp_path / "plain")
-
-
-def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(
-    prefect: dict[str, str], tmp_path: Path, write_recipe: Callable[..., Path], llm_server: Callable[..., LLMServer]
-) -> None:
-    server = llm_server("--latency", "0.2")
-    llm = {"engine": "openai", "base_url": server.url, "model": "scripted", "concurrency": 2}
-    recipe = write_recipe("stopped", llm=llm, tasks=ASKING, samples_per_utterance=2)
-    out = tmp_path / "out"
-    process = begin(recipe, out, prefect)
-    family = [*wait_for_workers(process, out), psutil.Process(process.pid)]
-    deadline = time.monotonic() + 60
-    while not server.served and time.monotonic() < deadline:
-        time.sleep(0.02)
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
-    began = time.monotonic()
-    _, errors = process.communicate(timeout=60)
-    assert time.monotonic() - began < 20
-    assert process.returncode == 130, errors
-    assert "the same command goes on from there" in " ".join(errors.split())
-    assert "Traceback" not in errors
-    psutil.wait_procs(family, timeout=10)
-    assert not [p for p in family if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
-
-    asked = len(server.served)
-    again = run(prefect, recipe, out)
-    assert again.returncode == 0, again.stderr
-    build(recipe, tmp_path / "plain")
-    assert files_of(out) == files_of(tmp_path / "plain")
-    assert asked > 0
-
-
 @pytest.fixture
 def no_server(tmp_path: Path) -> dict[str, str]:
     """The environment of a run without a Prefect server."""
@@ -294,32 +249,6 @@ def test_a_wrong_key_or_model_ends_it_at_once(
     assert "Traceback" not in result.stderr
     assert "hunter2" not in result.stderr + result.stdout
     assert not server.served
-
-
-def test_an_endpoint_that_dies_for_good(
-    prefect: dict[str, str], tmp_path: Path, write_recipe: Callable[..., Path], llm_server: Callable[..., LLMServer]
-) -> None:
-    server = llm_server("--latency", "0.1")
-    llm = {"engine": "openai", "base_url": server.url, "model": "scripted", "concurrency": 2, "patience": 2.0}
-    recipe = write_recipe("dying", llm=llm, tasks=ASKING, samples_per_utterance=2)
-    out = tmp_path / "out"
-    process = subprocess.Popen(
-        command(recipe, out), cwd=ROOT, env=prefect, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    deadline = time.monotonic() + 90
-    while not list(out.glob("*/shard-*.json")) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    server.stop()
-    finished = {p: p.read_bytes() for p in out.glob("*/shard-*.json")}
-    _, errors = process.communicate(timeout=90)
-    assert process.returncode == 1
-    told = " ".join(errors.split())
-    assert "has not answered for" in told
-    assert "all replies so far are remembered" in told
-    assert "Traceback" not in errors
-    assert finished
-    assert all(p.read_bytes() == content for p, content in finished.items())
-    assert not (out / "dataset.json").exists()
 
 
 def test_a_unit_that_fails_leaves_the_others(

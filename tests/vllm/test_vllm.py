@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from pipeline.llm.vllm import VLLM
 from schemas.replies import MultipleChoice, QuestionAnswers, ToolQuery
 from tests.building import rows
 from tests.conftest import ROOT
+from tests.killing import remembered
 
 PYTHON = ROOT / ".venv-vllm" / "bin" / "python"
 ON_CPU = {
@@ -166,6 +168,40 @@ def test_vllm_dies_with_its_run(tmp_path: Path, model: Path) -> None:
     run.send_signal(signal.SIGKILL)
     run.wait()
     assert gone(model), "vLLM outlived its run"
+
+
+def test_vllm_that_is_killed_costs_only_what_was_under_way(
+    tmp_path: Path, model: Path, write_recipe: Callable[..., Path]
+) -> None:
+    """The run says so and ends; the same command asks for nothing again that is remembered."""
+    llm = {**ON_CPU, "model": str(model), "concurrency": 2}
+    tasks = {"reply": {"most_tokens": 32}, "sentiment": {"most_tokens": 64}}
+    recipe = write_recipe(llm=llm, tasks=tasks, samples_per_utterance="all")
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "pipeline.cli", "build", str(recipe), "--out", str(out), "--workers", "1"]
+    run = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 400
+    while len(remembered(out)) < 6 and run.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    for server in servers(model):
+        if not any("_keeper" in part for part in server.cmdline()):
+            server.kill()
+    _, errors = run.communicate(timeout=300)
+    assert run.returncode == 1, errors
+    assert "all replies so far are remembered" in " ".join(errors.split())
+    assert "Traceback" not in errors
+    known = remembered(out)
+    assert gone(model)
+
+    again = subprocess.run(command, cwd=ROOT, timeout=540, capture_output=True, text=True)
+    assert again.returncode == 0, again.stderr
+    dataset = inspect.load(out)
+    kept, rejected = rows(out, dataset)
+    assert dataset.rows_in == len(kept) + len(rejected) == len({s.id for s in kept + rejected}) == 24 * 2
+    assert known < remembered(out)
+    told = re.search(r"(\d+) asked for now, (\d+) remembered", " ".join(again.stdout.split()))
+    assert told is not None
+    assert int(told[1]) == len(remembered(out) - known), "what is remembered is not asked for again"
 
 
 def test_what_vllm_says_when_it_cannot_start(tmp_path: Path) -> None:
