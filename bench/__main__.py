@@ -1,6 +1,7 @@
 """Runs the benchmarks: those of making data, or those that are named.
 
 python -m bench [--out FOLDER] [generate] [write] [plan] [incremental] [memory] [resume] [decode] [tools] [speak] [publish]
+    [overhead] [cluster]
 python -m bench [--out FOLDER] loader train
 """
 
@@ -10,7 +11,21 @@ import argparse
 import importlib
 from pathlib import Path
 
-NAMES = ("generate", "write", "plan", "incremental", "memory", "resume", "decode", "tools", "speak", "publish")
+NAMES = (
+    "generate",
+    "write",
+    "plan",
+    "incremental",
+    "memory",
+    "resume",
+    "decode",
+    "tools",
+    "speak",
+    "publish",
+    "overhead",
+    "simulate",
+    "cluster",
+)
 TRAINING = ("loader", "train")
 
 

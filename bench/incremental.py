@@ -23,7 +23,7 @@ PER_UNIT = 512
 def _child(recipe: Path, out: Path, first: bool) -> None:
     """One run: the first makes up the shards that it plans, without sound, as nobody would wait for a million."""
     from pipeline import shards
-    from pipeline.build import Job, planned, serving
+    from pipeline.build import Job, left, planned, serving
     from pipeline.finish import finish
     from pipeline.setup import prepare
 
@@ -36,7 +36,7 @@ def _child(recipe: Path, out: Path, first: bool) -> None:
         if first:
             for unit in plan.units:
                 _make_up(out, unit, job.fingerprint)
-        with serving(job, plan):
+        with serving(job, left(job, plan)[1]):
             dataset = finish(job, plan)
     seconds = time.perf_counter() - begin
     print(json.dumps([seconds, known, peak_mb(), plan.found["new"], plan.found["known"], dataset.planned_utterances]))

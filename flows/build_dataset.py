@@ -21,7 +21,6 @@ from prefect import flow, task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.futures import PrefectFuture
-from prefect.server.api.server import SubprocessASGIServer
 from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 from pydantic import Field
 
@@ -150,7 +149,7 @@ def _built_remotely(job: Job, units: Sequence[Unit], place: Place) -> list[UnitR
     api = PREFECT_API_URL.value()
     cure = "start one that they reach (`prefect server start --host ...`), and set PREFECT_API_URL to its address"
     remote.refuse_loopback(api, "Prefect's server", cure, place.hosts)
-    api = api or next((server.api_url for server in SubprocessASGIServer._instances.values() if server.running), None)
+    api = api or next((server.api_url for server in _own_servers() if server.running), None)
     remote.announce(job)
     job = replace(job, recipe=str(Path(job.recipe).absolute()), out=mirror.address(mirror.folder(job.out).absolute()))
     # A worker that is not told of our temporary server would start one of its own.
@@ -195,9 +194,15 @@ def _next(done: queue.SimpleQueue[PrefectFuture[UnitReport]], place: Place) -> P
             place.check()
 
 
+def _own_servers() -> list[Any]:
+    """Prefect's temporary servers of this process. Its server is not imported for it, which takes seconds."""
+    module = sys.modules.get("prefect.server.api.server")
+    return list(module.SubprocessASGIServer._instances.values()) if module is not None else []
+
+
 def _keep_no_server() -> None:
     """Sees to it that Prefect's temporary server ends with this process, also where that is killed outright."""
-    for server in SubprocessASGIServer._instances.values():
+    for server in _own_servers():
         process = server.server_process
         if process is not None and process.pid not in _followers and hasattr(os, "pidfd_open"):
             command = [sys.executable, str(Path(__file__).with_name("_follow.py")), str(process.pid)]
@@ -212,7 +217,7 @@ def stop() -> None:
     """
     if _workers is not None:
         _workers.stop()
-    for server in SubprocessASGIServer._instances.values():
+    for server in _own_servers():
         if server.server_process is not None:
             server.server_process.kill()
 
