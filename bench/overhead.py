@@ -36,6 +36,7 @@ def server(home: Path) -> Iterator[tuple[dict[str, str], psutil.Process]]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
+    home.mkdir(parents=True, exist_ok=True)
     env = _environment(home)
     command = [
         sys.executable,
@@ -56,6 +57,8 @@ def server(home: Path) -> Iterator[tuple[dict[str, str], psutil.Process]]:
             with contextlib.suppress(OSError), urllib.request.urlopen(f"{url}/health", timeout=2):
                 break
             time.sleep(0.1)
+        else:
+            raise TimeoutError(url)
         yield env | {"PREFECT_API_URL": url}, psutil.Process(process.pid)
     finally:
         family = [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]
