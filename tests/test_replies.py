@@ -68,14 +68,18 @@ REAL = [
 
 
 class Deaf(Server):
-    """Sends what it is given, one after another, whatever it is asked."""
+    """Sends what it is given, one after another, whatever it is asked; and something sound to who asks again."""
 
     def __init__(self) -> None:
         super().__init__()
         self.answer = self.send
         self.bodies: Iterator[str] = iter(())
+        self.asked = b""
 
     async def send(self, request: web.Request) -> web.StreamResponse:
+        before, self.asked = self.asked, await request.read()
+        if before == self.asked:
+            return web.json_response({"choices": [{"message": {"content": "Fine."}}]})
         return web.Response(body=next(self.bodies).encode("utf-8", "surrogatepass"))
 
 
@@ -86,7 +90,7 @@ Through = Callable[[list[Sent]], list[list[Sample]]]
 def through(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Through]:
     """The samples that come of each reply, in the end."""
     server, folder = Deaf(), tmp_path_factory.mktemp("memo")
-    llm = OpenAI(model="m", base_url=server.url, concurrency=1, attempts=1, patience=2.0)
+    llm = OpenAI(model="m", base_url=server.url, concurrency=1, attempts=1, retries=0, patience=9.0)
     tasks = {task.key: task for task in TASKS}
     filters = [plugins.load("filters", name)() for name in plugins.names("filters") if name != "duplicates"]
     after: list[tuple[str, Stage]] = [(type(f).__name__, f) for f in filters if not f.before_tasks]
@@ -317,8 +321,7 @@ def mutated(each: int) -> Iterator[tuple[str, Sent]]:
         for sent in (REAL[7 * number], REAL[7 * number + 1], REAL[3], REAL[4]):
             yield "huge", sent._replace(text=enlarge(sent.text))
     for body in BODIES:
-        for sent in (REAL[0], REAL[2]):
-            yield "no completion", sent._replace(body=body)
+        yield "no completion", REAL[2]._replace(body=body)
 
 
 @pytest.mark.long

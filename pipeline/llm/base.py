@@ -7,6 +7,7 @@ becomes a request. Workers then talk to the servers through `pipeline.endpoint`.
 from __future__ import annotations
 
 import collections
+import json
 import logging
 import socket
 import subprocess
@@ -34,6 +35,18 @@ log = logging.getLogger("earwitness")
 OWN_SERVER_GONE = 5.0  # seconds: a server of ours that has ended does not come back by itself
 
 
+def _json(body: bytes) -> Any:
+    """What a body says; None where it is no JSON, or half of it."""
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError:
+        pass
+    try:
+        return json.loads(body.decode("utf-8", "surrogatepass"))  # a model may write half of a pair of surrogates
+    except (ValueError, RecursionError):
+        return None
+
+
 @dataclass(frozen=True, slots=True)
 class Completion:
     """What came back for one request."""
@@ -58,12 +71,12 @@ class Completion:
         """The answer of a chat completions endpoint.
 
         Raises:
-            ValueError: It is none; `NothingSaid` if it is one without a choice.
+            ValueError: It is none; `NothingSaid` if it is one of which no choice can be used.
         """
+        value = _json(body)
+        if not isinstance(value, dict) or "choices" not in value:
+            raise ValueError(f"not the answer of a chat completions endpoint: {body[:200]!r}")
         try:
-            value = orjson.loads(body)
-            if value["choices"] == []:
-                raise NothingSaid(f"there is no choice in the answer: {body[:200]!r}")
             choice, usage = value["choices"][0], value.get("usage") or {}
             return cls(
                 # A lone surrogate is no text: it cannot be stored, and nobody can say it.
@@ -72,8 +85,8 @@ class Completion:
                 _count(usage.get("prompt_tokens")),
                 _count(usage.get("completion_tokens")),
             )
-        except (orjson.JSONDecodeError, KeyError, IndexError, TypeError, AttributeError) as error:
-            raise ValueError(f"not the answer of a chat completions endpoint: {body[:200]!r}") from error
+        except (KeyError, IndexError, TypeError, AttributeError) as error:
+            raise NothingSaid(f"there is no choice in the answer: {body[:200]!r}") from error
 
 
 def _count(tokens: object) -> int:
