@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart install serve test test-vllm chaos check format bench bench-train vllm clean
+.PHONY: help quickstart install serve test test-services test-vllm chaos check format bench bench-train vllm clean
 
 help:  ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
@@ -36,7 +36,10 @@ serve: $(VENV)/.installed  ## Start Prefect's server, a worker and the deploymen
 	$(BIN)/python -m flows.serve
 
 test: $(VENV)/.installed-dev  ## Install, and run the tests
-	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup --ignore tests/vllm
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup --ignore tests/vllm -m "not services"
+
+test-services: $(VENV)/.installed-dev  ## Run deployments on a schedule, PostgreSQL, and Dask and Ray clusters
+	$(BIN)/python -m pytest -m services --ignore tests/vllm
 
 check: $(VENV)/.installed-dev  ## Lint, types and the layers
 	$(BIN)/ruff check .

@@ -25,7 +25,7 @@ from tests.building import build, files_of
 from tests.conftest import ROOT, LLMServer
 from tests.test_flow import ASKING, command
 
-pytestmark = [pytest.mark.long, pytest.mark.xdist_group("prefect")]
+pytestmark = [pytest.mark.long, pytest.mark.services, pytest.mark.xdist_group("prefect")]
 
 IN_FLIGHT = 4
 

@@ -34,6 +34,7 @@ from pipeline import inspect
 from tests.conftest import ROOT, _free_port
 
 pytestmark = [
+    pytest.mark.services,
     pytest.mark.long,
     pytest.mark.xdist_group("deployments"),
     pytest.mark.skipif(sys.platform != "linux", reason="processes are found by /proc"),

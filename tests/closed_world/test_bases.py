@@ -3,6 +3,7 @@ from __future__ import annotations
 import re
 
 import numpy as np
+import pytest
 import torch
 from msgspec.structs import replace
 
@@ -18,6 +19,8 @@ from pipeline.text import presentable
 from schemas.sample import Sample
 from schemas.training import ModelSpec
 from tests.closed_world.conftest import Made
+
+pytestmark = pytest.mark.xdist_group("closed world")  # which is made once
 
 
 def composed(made: Made) -> object:

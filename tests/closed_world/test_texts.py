@@ -4,6 +4,7 @@ from itertools import product
 from pathlib import Path
 
 import orjson
+import pytest
 
 from pipeline.closed_world import voices
 from pipeline.closed_world.datasets import CONDITIONS, TRAIN, DataSize, write_recipes
@@ -12,6 +13,8 @@ from pipeline.setup import prepare
 from pipeline.text import normalise
 from pipeline.tts import _espeak
 from schemas.sample import Sample
+
+pytestmark = pytest.mark.xdist_group("closed world")  # which is made once
 
 
 def calls(samples: list[Sample]) -> set[str]:

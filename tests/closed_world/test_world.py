@@ -15,6 +15,8 @@ from pipeline.closed_world.sizes import SIZES, TINY, Size
 from schemas.training import TrainingRecipe
 from tests.closed_world.conftest import Made
 
+pytestmark = pytest.mark.xdist_group("closed world")  # which is made once
+
 
 def test_from_nothing_to_the_report(made: Made) -> None:
     text = made.page.with_name("report.md").read_text()
