@@ -63,7 +63,8 @@ def ray_nodes(_: Path) -> Iterator[tuple[str, list[int]]]:
 
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     os.environ["PYTHONPATH"] = str(ROOT)
-    options: dict[str, Any] = {"num_cpus": 1, "object_store_memory": 80 * 2**20, "node_ip_address": "127.0.0.1"}
+    # Not on 127.0.0.1: Ray takes that for the machine's own address where it is told to connect.
+    options: dict[str, Any] = {"num_cpus": 1, "object_store_memory": 80 * 2**20}
     cluster = Cluster(initialize_head=True, head_node_args=options | {"include_dashboard": False})
     try:
         other = cluster.add_node(**options)
@@ -93,10 +94,22 @@ def end(pid: int) -> None:
     psutil.wait_procs(family, timeout=10)
 
 
-def begin(env: dict[str, str], recipe: Path, out: Path, *more: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        command(recipe, out, *more), cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+@pytest.fixture
+def begin(prefect: dict[str, str]) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Begins runs; none is left behind."""
+    begun: list[subprocess.Popen[str]] = []
+
+    def run(recipe: Path, out: Path, *more: str) -> subprocess.Popen[str]:
+        pipe = subprocess.PIPE
+        begun.append(
+            subprocess.Popen(command(recipe, out, *more), cwd=ROOT, env=prefect, stdout=pipe, stderr=pipe, text=True)
+        )
+        return begun[-1]
+
+    yield run
+    for process in begun:
+        process.kill()
+        process.communicate()
 
 
 def nobody_asks(server: LLMServer, seconds: float) -> bool:
@@ -112,7 +125,7 @@ def units(out: Path) -> dict[str, int]:
 
 @pytest.mark.parametrize(("runner", "nodes"), [("dask", dask_nodes), ("ray", ray_nodes)])
 def test_killed_runs_and_nodes_cost_only_what_was_under_way(
-    prefect: dict[str, str],
+    begin: Callable[..., subprocess.Popen[str]],
     tmp_path: Path,
     write_recipe: Callable[..., Path],
     llm_server: Callable[..., LLMServer],
@@ -126,14 +139,14 @@ def test_killed_runs_and_nodes_cost_only_what_was_under_way(
     out = tmp_path / "out"
     with nodes(tmp_path) as (address, (_, second)):
         on_cluster = ("--runner", runner, "--address", address)
-        first = begin(prefect, recipe, out, *on_cluster)
+        first = begin(recipe, out, *on_cluster)
         wait_until(lambda: first.poll() is not None or len(server.served) >= 4)
         assert first.poll() is None, first.communicate()
         first.kill()
         first.communicate()
         wait_until(lambda: nobody_asks(server, 2.0), 30.0)
 
-        again = begin(prefect, recipe, out, *on_cluster)
+        again = begin(recipe, out, *on_cluster)
         wait_until(lambda: again.poll() is not None or len(units(out)) >= 2)
         wait_until(lambda: again.poll() is not None or len(list(out.glob(".build/tmp/*.kept.*"))) >= 2)
         assert again.poll() is None, again.communicate()
@@ -149,7 +162,7 @@ def test_killed_runs_and_nodes_cost_only_what_was_under_way(
     build(recipe, tmp_path / "plain")
     assert files_of(out) == files_of(tmp_path / "plain")
 
-    nothing_left = begin(prefect, recipe, out, "--runner", runner, "--address", "127.0.0.1:1")
+    nothing_left = begin(recipe, out, "--runner", runner, "--address", "127.0.0.1:1")
     _, errors = nothing_left.communicate(timeout=300)
     assert nothing_left.returncode == 0, "no cluster is looked for when there is nothing to build"
     assert not list(out.glob(".build/memo-*")), "what its machines remember is in one file again"
