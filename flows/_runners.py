@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 from prefect.task_runners import ThreadPoolTaskRunner
 
@@ -25,6 +27,7 @@ log = logging.getLogger("earwitness")
 Runner = Literal["processes", "dask", "ray"]
 CPUS = os.cpu_count() or 1
 _LOOPBACK = "127.0.0.1"
+_KNOCK = 20.0  # seconds for an address to be reached
 _WAIT = 60.0  # seconds for the first worker of a cluster that runs already
 
 
@@ -136,6 +139,7 @@ def _ray(address: str | None, workers: int | None, most: int) -> Iterator[Place]
         with made.RayTaskRunner(address="local", init_kwargs=options) as runner:
             yield Place(runner, count, 2 * count)
         return
+    _knock(address)
     try:
         runner = made.RayTaskRunner(address=address, init_kwargs=options).__enter__()
     except (ConnectionError, ValueError, RuntimeError) as error:
@@ -148,6 +152,17 @@ def _ray(address: str | None, workers: int | None, most: int) -> Iterator[Place]
         yield _limited(runner, there, workers, most, frozenset(node["NodeManagerAddress"] for node in nodes))
     finally:
         runner.__exit__(None, None, None)
+
+
+def _knock(address: str) -> None:
+    """Ray tries an address at which nobody listens for ever, and does not say so."""
+    parts = urlsplit(address if "://" in address else f"ray-head://{address}")
+    if parts.hostname is None or parts.port is None:  # `auto`
+        return
+    try:
+        socket.create_connection((parts.hostname, parts.port), timeout=_KNOCK).close()
+    except OSError as error:
+        raise ClusterError(f"{address}: no Ray cluster listens here: {error}. Give the head's HOST:PORT") from error
 
 
 def _limited(

@@ -45,6 +45,7 @@ from pipeline.tools import trial
 from pipeline.tools.catalogue import Catalogue
 from pipeline.tools.errors import CatalogueError
 from pipeline.train.command import overfit, train
+from pipeline.workers import begin_early
 from schemas.manifest import DatasetManifest
 from schemas.sample import Sample
 
@@ -107,6 +108,8 @@ def build(
     # It writes every event that it could not send, at length, when its server is gone.
     os.environ.setdefault("PREFECT_LOGGING_INTERNAL_LEVEL", "ERROR" if verbose else "CRITICAL")
     _check_prefect_home()
+    if runner == "processes":
+        begin_early(prepare, str(path))
     with _told_how_to_go_on(folder), _shown(folder):
         from flows import build_dataset
 

@@ -18,7 +18,7 @@ from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from types import TracebackType
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from pipeline import logs
 
@@ -42,7 +42,7 @@ class Workers:
 
     def __init__(self, count: int) -> None:
         self._free: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
-        self._all = [_Worker() for _ in range(count)]
+        self._all = [_early.pop() if _early else _Worker() for _ in range(count)]
         self._stopping = False
         for worker in self._all:
             self._free.put(worker)
@@ -86,6 +86,19 @@ class Workers:
             worker.close()
 
 
+def begin_early(function: Callable[P, Any], *args: P.args, **kwargs: P.kwargs) -> None:
+    """Starts the first process of the run that is to come, while this one still loads what runs it.
+
+    Args:
+        function: Called there; what it imports is ready then.
+        args: Its arguments.
+        kwargs: The same by name.
+    """
+    worker = _Worker()
+    worker.submit(function, *args, **kwargs)
+    _early.append(worker)
+
+
 class _Worker:
     """One process, or none yet."""
 
@@ -116,6 +129,9 @@ class _Worker:
             pool, self._pool = self._pool, None
         if pool is not None:
             pool.shutdown(wait=True, cancel_futures=True)
+
+
+_early: list[_Worker] = []
 
 
 def _end_with(run: BaseProcess) -> None:

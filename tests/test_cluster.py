@@ -17,6 +17,7 @@ from typing import Any
 import psutil
 import pytest
 
+from flows._runners import opened
 from pipeline import remote
 from pipeline.build import Job
 from pipeline.plan import Unit
@@ -180,6 +181,16 @@ def test_a_machine_that_sees_another_folder_ends_the_run(tmp_path: Path, write_r
     gone = replace(job, recipe=str(tmp_path / "gone.yaml"))
     with pytest.raises(ClusterError, match=r"does not see .*/gone.yaml"):
         remote.build_here(gone, unit)
+
+
+def test_an_address_at_which_no_ray_listens_is_told_at_once() -> None:
+    pytest.importorskip("prefect_ray", reason="the extra ray is not installed")
+    for address in ("127.0.0.1:1", "ray://127.0.0.1:1"):
+        with (
+            pytest.raises(ClusterError, match=f"{address}: no Ray cluster listens here"),
+            opened("ray", address, None, 1),
+        ):
+            pass
 
 
 def test_what_only_this_machine_reaches_is_refused_where_others_build() -> None:
