@@ -38,7 +38,7 @@ serve: $(VENV)/.installed  ## Start Prefect's server, a worker and the deploymen
 test: $(VENV)/.installed-dev  ## Install, and run the tests
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup --ignore tests/vllm -m "not services"
 
-test-services: $(VENV)/.installed-dev  ## Run deployments on a schedule, PostgreSQL, and Dask and Ray clusters
+test-services: $(VENV)/.installed-dev  ## Run the README's commands, deployments on a schedule, PostgreSQL, Dask and Ray
 	$(BIN)/python -m pytest -m services --ignore tests/vllm
 
 check: $(VENV)/.installed-dev  ## Lint, types and the layers

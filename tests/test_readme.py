@@ -84,6 +84,7 @@ def run(command: str, clone: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.services
 @pytest.mark.skipif(not (ROOT / ".venv").exists(), reason="the README's environment is not there: make install")
 def test_its_commands(clone: Path) -> None:
     (mine,) = [text for text in blocks("yaml") if text.startswith("name: ")]
