@@ -40,7 +40,7 @@ from pipeline.splits import Speaking, Splitter
 from schemas.recipe import SplitSpec
 from schemas.utterance import Utterance
 
-VERSION = 1
+VERSION = 2
 """Raised when plans of earlier versions cannot be gone on with."""
 _ANEW = (
     "how corpora are read or utterances are divided was changed: the plan is made anew from what is there now, and "

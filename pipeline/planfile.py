@@ -66,13 +66,15 @@ def hashed(text: str) -> int:
 def key_of(utterance: Utterance) -> int:
     """What tells an utterance from others by its content, wherever it lies and whatever its file is called.
 
-    One whose sound nobody can find is known by its id.
+    One whose sound nobody can find is known by its id; so is a request for tools, which is drawn by it. Of a sentence
+    that several voices speak the voice's number counts.
     """
     source, problem = utterance.source, utterance.problem
     if source is not None and source.identity:
         sound = f"{source.identity}|{source.start}|{source.duration}|{source.channel}|{source.size}"
     else:
-        sound = utterance.id if problem else ""
+        _, _, voice = utterance.id.rpartition("#")
+        sound = utterance.id if problem or utterance.catalogue else voice if voice.isdecimal() else ""
     parts = (
         *(utterance.corpus, sound, utterance.transcript, utterance.language or "", utterance.speaker or ""),
         *(utterance.licence or "", utterance.split or "", utterance.catalogue or ""),

@@ -61,6 +61,31 @@ def test_workers_change_no_byte(tmp_path: Path, recipe: Path, folder: Path) -> N
     assert files_of(out) == files_of(folder)
 
 
+def test_a_few_at_first_and_the_others_later(tmp_path: Path) -> None:
+    """Texts and requests have no sound to be known by; none is taken for another."""
+    (tmp_path / "said.en.txt").write_text("".join(f"The train number {n} leaves at {n + 3}.\n" for n in range(3, 9)))
+    content = {
+        "name": "both",
+        "corpora": [
+            {"reader": "sentences", "name": "said", "path": "said.en.txt", "language": "en", "voices": 2},
+            {"reader": "tool_queries", "name": "tools", "path": str(SHIPPED / "home.json"), "queries": 8},
+        ],
+        "tts": {"engine": "espeak"},
+        "tasks": {"transcription": None, "tool_grammar": None},
+        "filters": {"duplicates": False},
+    }
+    path = tmp_path / "both.yaml"
+    path.write_text(json.dumps(content))
+    build(path, tmp_path / "grown", limit=9)
+    grown, at_once = (build(path, tmp_path / name) for name in ("grown", "at_once"))
+    assert grown.planned_utterances == at_once.planned_utterances == grown.rows_in
+    ids = [
+        {s.id: s.messages for some in rows(tmp_path / d, m) for s in some}
+        for d, m in (("grown", grown), ("at_once", at_once))
+    ]
+    assert ids[0] == ids[1]
+
+
 def test_each_turn_is_heard_and_both_forms_are_kept(folder: Path) -> None:
     dataset = inspect.load(folder)
     kept, rejected = rows(folder, dataset)
