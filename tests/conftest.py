@@ -18,11 +18,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 import soundfile
+from hypothesis import HealthCheck, settings
 
 if TYPE_CHECKING:
     from tests.prefect_server import PrefectServer
 
 ROOT = Path(__file__).resolve().parent.parent
+
+# How long something takes is no matter of a test: other work may have the machine.
+settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")
 SPEECH = ROOT.parent / "shared" / "speech"
 
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
