@@ -36,6 +36,8 @@ def keep(command: list[str]) -> int:
         ready, _, _ = select.select([sys.stdin], [], [], 0.2)
         if ready and not os.read(sys.stdin.fileno(), 4096):
             _stop(server)
+    # A server that was killed leaves behind what it had started, which holds on to the GPU's memory.
+    _signal_all(server, signal.SIGKILL)
     return server.returncode
 
 

@@ -183,8 +183,10 @@ def test_vllm_that_is_killed_costs_only_what_was_under_way(
     deadline = time.monotonic() + 400
     while len(remembered(out)) < 6 and run.poll() is None and time.monotonic() < deadline:
         time.sleep(0.02)
+    engines: list[psutil.Process] = []
     for server in servers(model):
         if not any("_keeper" in part for part in server.cmdline()):
+            engines += server.children(recursive=True)
             server.kill()
     _, errors = run.communicate(timeout=300)
     assert run.returncode == 1, errors
@@ -192,6 +194,8 @@ def test_vllm_that_is_killed_costs_only_what_was_under_way(
     assert "Traceback" not in errors
     known = remembered(out)
     assert gone(model)
+    assert engines
+    assert not psutil.wait_procs(engines, timeout=20)[1], "what a killed server has started holds the GPU's memory"
 
     again = subprocess.run(command, cwd=ROOT, timeout=540, capture_output=True, text=True)
     assert again.returncode == 0, again.stderr
