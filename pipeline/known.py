@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline import planfile
-from pipeline.shards import SPLITS, explained
+from pipeline.shards import SPLITS, explained, sync
 from schemas.utterance import Utterance
 
 AT_ONCE = 8192  # utterances that are looked up together
@@ -312,7 +312,7 @@ def _write_gone(folder: Path, pieces: Sequence[Piece], fate: Any, by: Any) -> No
     with explained(place):
         with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_file(sink, _GONE) as writer:
             writer.write_table(pa.Table.from_batches(parts, _GONE))
-        planfile.sync(temporary)
+        sync(temporary)
         os.replace(temporary, place)
 
 

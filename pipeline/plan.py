@@ -35,7 +35,7 @@ from pipeline import known as earlier
 from pipeline import planfile, seeds
 from pipeline.known import FATES, Known, Rules, Spool, plan_path
 from pipeline.planfile import AGAIN, PlanFile, told_apart
-from pipeline.shards import SPLITS, explained, log, write_atomically
+from pipeline.shards import SPLITS, explained, log, sync, write_atomically
 from pipeline.splits import Speaking, Splitter
 from schemas.recipe import SplitSpec
 from schemas.utterance import Utterance
@@ -326,7 +326,7 @@ class _Making:
         place = _companions_path(file.path)
         with explained(file.path):
             np.save(place, chosen[begin:])
-            planfile.sync(place)
+            sync(place)
         digests = []
         for digest, size in file.units:
             rows = chosen[begin : begin + size]

@@ -19,7 +19,7 @@ import pyarrow as pa
 import xxhash
 from msgspec.structs import replace
 
-from pipeline.shards import explained
+from pipeline.shards import explained, sync
 from pipeline.splits import drawn_by
 from schemas.utterance import AudioSource, Utterance
 
@@ -156,15 +156,6 @@ class PlanFile:
             self._file.close()
             self._sink.close()
             sync(self.path)
-
-
-def sync(path: Path) -> None:
-    """Returns when a file is on disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _labels(utterances: Sequence[Utterance]) -> pa.Array:

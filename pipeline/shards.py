@@ -89,7 +89,7 @@ def write_atomically(path: Path, content: bytes) -> None:
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(temporary, path)
-        _sync_folder(path.parent)
+        sync(path.parent)
 
 
 def write(folder: Path, name: str, content: bytes) -> None:
@@ -103,12 +103,13 @@ def remove(folder: Path, name: str) -> None:
     place = folder / name
     if place.exists():
         place.unlink()
-        _sync_folder(place.parent)
+        sync(place.parent)
     mirror.remove(folder, name)
 
 
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
+def sync(path: Path) -> None:
+    """Returns when a file, or the names in a folder, are on disk."""
+    handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:
@@ -504,7 +505,7 @@ class UnitWriter:
             (self._folder / PENDING).mkdir(exist_ok=True)
             for kind in files:
                 os.replace(self._scratch(kind), pending_path(self._folder, self.split, self.unit, kind))
-            _sync_folder(self._folder / PENDING)
+            sync(self._folder / PENDING)
             self._writers.clear()
         manifest = self._manifest(files, fingerprint, utterances)
         note = pending_path(self._folder, self.split, self.unit, "json")
@@ -559,7 +560,7 @@ def _settle(folder: Path, manifest: ShardManifest, note: Path) -> None:
         place = folder / manifest_path(manifest.split, manifest.unit)
         if place.exists():  # an old manifest must not vouch for new files
             place.unlink()
-            _sync_folder(place.parent)
+            sync(place.parent)
         names = {"kept": shard_path, "rejected": rejected_path}
         for kind, file in (("kept", manifest.kept), ("rejected", manifest.rejected)):
             target = folder / names[kind](manifest.split, manifest.unit)
@@ -569,7 +570,7 @@ def _settle(folder: Path, manifest: ShardManifest, note: Path) -> None:
             elif waiting.exists():
                 target.parent.mkdir(parents=True, exist_ok=True)
                 os.replace(waiting, target)
-                _sync_folder(target.parent)
+                sync(target.parent)
     write_atomically(place, note.read_bytes())
     note.unlink()
 

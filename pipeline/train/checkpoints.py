@@ -23,7 +23,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from pipeline.shards import digest_of, explained
+from pipeline.shards import digest_of, explained, sync
 
 log = logging.getLogger("earwitness")
 
@@ -137,16 +137,16 @@ class Checkpoints:
                     save_file(tensors, scratch / name)
                 except SafetensorError as error:  # it hides the system's error in its text
                     raise OSError(f"{error}") from error
-                _sync(scratch / name)
+                sync(scratch / name)
             files = {name: digest_of(scratch / name) for name in (_WEIGHTS, _OPTIMIZER)}
             known = {"version": _VERSION, "fingerprint": self.fingerprint, "files": files}
             rest = {"progress": asdict(progress), "shaping": self._shaping, "recipe": dict(self._recipe)}
             (scratch / _MANIFEST).write_text(json.dumps(known | rest, indent=1))
-            _sync(scratch / _MANIFEST)
-            _sync(scratch)
+            sync(scratch / _MANIFEST)
+            sync(scratch)
             shutil.rmtree(target, ignore_errors=True)  # a damaged one, which was passed over
             os.replace(scratch, target)
-            _sync(self.folder)
+            sync(self.folder)
             self._prune()
         return Checkpoint(target, progress)
 
@@ -239,14 +239,6 @@ def _ranked(some: list[Checkpoint]) -> list[Checkpoint]:
 def _progress(known: dict[str, Any]) -> Progress:
     marks = {name: Mark(**known[name]) if known[name] else None for name in ("mark", "best")}
     return Progress(**(known | marks))
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def differences(before: Any, now: Any, name: str = "") -> Iterator[str]:
