@@ -147,7 +147,7 @@ def test_the_hub_gives_back_what_was_pushed(lm: Composed, tmp_path: Path, monkey
         monkeypatch.setenv("HF_TOKEN", hubs.TOKEN)
         monkeypatch.setattr("huggingface_hub.hf_api.api.endpoint", hub.url)
         monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.url)
-        monkeypatch.setattr("transformers.utils.hub._hf_api", None, raising=False)  # made once a process, with its address
+        monkeypatch.setattr("transformers.utils.hub._hf_api", None, raising=False)  # kept, with the address
         template = f"{hub.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
         monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
