@@ -114,7 +114,12 @@ class _Worker:
             if self._pool is None:
                 context = multiprocessing.get_context("spawn")  # threads and fork do not go together
                 self._pool = ProcessPoolExecutor(1, mp_context=context, initializer=_begin)
-            return self._pool.submit(function, *args, **kwargs)
+            # The process begins here, and with it what is blocked: until it ignores Ctrl-C, that waits.
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+            try:
+                return self._pool.submit(function, *args, **kwargs)
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def kill(self) -> None:
         with self._lock:
@@ -146,6 +151,7 @@ def _begin() -> None:
     threading.Thread(target=_end_with, args=(run,), daemon=True).start()
     # A terminal's Ctrl-C reaches all processes; only the run decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     # Thousands of requests in flight, and hardly a cycle among their objects: looking for some at each
     # 700 new ones, as Python does, takes a tenth of a worker's time.
     gc.set_threshold(20_000, 20, 100)

@@ -68,3 +68,16 @@ def test_none_is_left_behind() -> None:
     with Workers(2) as workers:
         process = workers.run(os.getpid)
     assert not psutil.pid_exists(process)
+
+
+def test_ctrl_c_does_not_meet_one_that_begins() -> None:
+    """It is sent to a terminal's whole group: what is still being imported may not die of it, nor write a stack."""
+    before = set(psutil.Process().children())
+    with Workers(1) as workers, ThreadPoolExecutor(1) as threads:
+        made = threads.submit(workers.run, pow, 2, 3)
+        deadline = time.monotonic() + 30
+        while not made.done() and time.monotonic() < deadline:
+            for process in set(psutil.Process().children()) - before:
+                process.send_signal(signal.SIGINT)
+            time.sleep(0.001)
+        assert made.result() == 8
