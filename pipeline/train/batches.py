@@ -25,6 +25,9 @@ from pipeline.train.index import Index, Ints
 from schemas.arrow import SAMPLING_RATE
 from schemas.training import BatchSpec
 
+VERSION = 2
+"""Of the arithmetic here and in `bucketing`. A run that began with another would repeat rows and lose others."""
+
 
 @dataclass(frozen=True, slots=True)
 class Facts:

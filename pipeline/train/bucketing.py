@@ -23,8 +23,9 @@ from schemas.arrow import SAMPLING_RATE
 from schemas.training import BatchSpec
 
 WINDOW = 2048  # batches
-GROUPS = 1.4
-"""Groups of a window, by the root of its batches: measured, so that padding of both kinds is alike."""
+GROUPS = 1.5
+"""Groups of a window, by the root of its batches. More of them trade padding of sound for padding of positions, and
+their sum hardly changes; measured so that clips of 3 to 8 s and their texts stay under 2 % and 5 %."""
 
 
 def mixed(numbers: npt.NDArray[np.integer], seed: int) -> npt.NDArray[np.uint64]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from accelerate import PartialState
@@ -31,6 +31,7 @@ class Course:
     held: HeldOut
     """Those that are not trained on."""
     state: PartialState
+    _lengths: dict[tuple[str, int], int] = field(default_factory=dict, compare=False)
 
     def plan(self, spec: StageSpec, epoch: int) -> Plan:
         """An epoch of a stage."""
@@ -46,11 +47,19 @@ class Course:
         )
 
     def length(self, spec: StageSpec) -> int:
-        """Steps of a stage at most. Epochs are as long as the first."""
+        """Steps of a stage at most. Batches are drawn anew for each epoch, and their number differs a little."""
         if spec.steps is not None:
             return spec.steps
         assert spec.epochs is not None
-        return max(1, round(spec.epochs * len(self.plan(spec, 0))))
+        whole = int(spec.epochs)
+        steps = sum(self._steps(spec, epoch) for epoch in range(whole))
+        part = spec.epochs - whole
+        return max(1, steps + (round(part * self._steps(spec, whole)) if part else 0))
+
+    def _steps(self, spec: StageSpec, epoch: int) -> int:
+        if (spec.name, epoch) not in self._lengths:
+            self._lengths[spec.name, epoch] = len(self.plan(spec, epoch))
+        return self._lengths[spec.name, epoch]
 
     def seconds(self) -> float:
         """Of sound, in all steps of all stages."""

@@ -18,7 +18,7 @@ from ruamel.yaml import YAML
 
 from pipeline import mirror, plugins, recipes, shards
 from pipeline.recipes import Document, Problems, RecipeError
-from pipeline.train import bases
+from pipeline.train import bases, batches
 from pipeline.train.checkpoints import differences
 from pipeline.train.rows import DataError, Rows
 from pipeline.weights import content_of
@@ -190,7 +190,8 @@ class Setup:
             for number, spec in enumerate(self.recipe.data)
         ]
         rest = self.recipe.model_dump(mode="json", exclude=_NOT_SHAPING)
-        return {"version": _version("earwitness"), "model": parts, "data": data, **rest}
+        versions = {"version": _version("earwitness"), "batches_version": batches.VERSION}
+        return {**versions, "model": parts, "data": data, **rest}
 
     @cached_property
     def fingerprint(self) -> str:

@@ -2,18 +2,21 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from typing import Any
 
 import numpy as np
 import pytest
+from accelerate import PartialState
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipeline.model.base import RowError
 from pipeline.train.batches import Plan, plan
 from pipeline.train.bucketing import sorting
-from pipeline.train.held_out import hold_out
+from pipeline.train.course import Course
+from pipeline.train.held_out import HeldOut, hold_out
 from pipeline.train.index import Index
-from schemas.training import BatchSpec
+from schemas.training import BatchSpec, DataSpec, ModelSpec, StageSpec, TrainingRecipe
 
 RATE = 16_000
 NOBODY = np.zeros(0, np.uint64), np.zeros(0, np.int32)
@@ -127,7 +130,7 @@ def test_the_order_follows_from_seed_stage_and_epoch_alone():
     others = [(2, "a", 0), (1, "b", 0), (1, "a", 1)]
     digests = {plan(index, spec, seed=s, stage=t, epoch=e).digest for s, t, e in others}
     assert len(digests | {planned.digest}) == 4
-    # On every machine, in every version: a run that goes on elsewhere must find the same plan.
+    # On every machine: a run that goes on elsewhere must find the same plan. Who changes it raises `batches.VERSION`.
     few = index_of(np.arange(1, 41) / 4, np.arange(40) % 7 + 1)
     assert (
         plan(few, BatchSpec(tokens=512, per_step=2), seed=1, stage="a", epoch=0).digest
@@ -137,6 +140,25 @@ def test_the_order_follows_from_seed_stage_and_epoch_alone():
         plan(few, BatchSpec(tokens=512, packing=True), seed=1, stage="a", epoch=0).digest
         == "5dfd1d7d5c263447d592854319c0791b"
     )
+
+
+def test_epochs_end_where_their_rows_do():
+    """Each has some batches more or less than the first."""
+    stage = StageSpec(name="a", trains=["adapter"], epochs=3.5)
+    recipe = TrainingRecipe(
+        name="r",
+        data=[DataSpec(path="d")],
+        model=ModelSpec(encoders=["e"], adapter={"kind": "stack"}, llm="l"),
+        stages=[stage],
+        batches=BatchSpec(tokens=1024, per_step=2),
+    )
+    index, nothing = speech(1000, "questions"), np.zeros(1000, bool)
+    held: Any = HeldOut(nothing, nothing, "speaker")
+    unused: Any = None
+    course = Course(recipe, unused, unused, index, held, PartialState())
+    each = [len(course.plan(stage, epoch)) for epoch in range(4)]
+    assert len(set(each[:3])) > 1, "a case that shows nothing"
+    assert course.length(stage) == sum(each[:3]) + round(each[3] / 2)
 
 
 def test_neighbours_differ_from_epoch_to_epoch():
