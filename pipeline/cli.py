@@ -34,7 +34,7 @@ from pipeline.closed_world.command import closed_world
 from pipeline.evaluate.command import evaluate
 from pipeline.model.export.command import export
 from pipeline.plugins import MissingExtra
-from pipeline.publish.card import without_rows
+from pipeline.publish import card
 from pipeline.readers.base import CorpusError
 from pipeline.setup import prepare
 from pipeline.shards import DiskError, refuse_foreign
@@ -303,13 +303,17 @@ def publish(
     done = release.publish(
         dataset, inspection.load(dataset), repository, rejected=rejected, private=private, purge=purge
     )
-    if purge:
-        console.print(f"{done.repository}: {done.purged} files of older releases are deleted for good.")
     if not done.changed:
-        console.print(f"{done.repository} has all of it already: no new commit.")
-        return
-    console.print(f"{done.repository}: {done.files} files, of which {done.made} were made for this release.")
-    console.print(f"Load it: datasets.load_dataset({done.repository!r})", soft_wrap=True)
+        console.print(f"{done.repository} has all of it already: no new release.")
+    elif not done.rows:
+        console.print(
+            f"{done.repository}: all rows were withdrawn, and have left the Hub's page. Its history has them."
+        )
+    else:
+        console.print(f"{done.repository}: {done.files} files, of which {done.made} were made for this release.")
+        console.print(f"Load it: datasets.load_dataset({done.repository!r})", soft_wrap=True)
+    if purge:
+        console.print(f"{done.purged} files of older releases are deleted for good.")
 
 
 COMMANDS: dict[str, Callable[..., None]] = {
@@ -506,13 +510,13 @@ def _summary(dataset: DatasetManifest) -> None:
     for column in ("split", "rows", "utterances", "hours of rows", "hours of source", "speakers", "shards"):
         table.add_column(column, justify="left" if column == "split" else "right")
     for name, s in dataset.splits.items():
-        hours = (f"{seconds / 3600:.2f}" for seconds in (s.row_seconds, s.seconds))
+        hours = (card.hours(seconds) for seconds in (s.row_seconds, s.seconds))
         row = (s.rows, s.utterances, *hours, s.speakers, len(s.shards))
         table.add_row(escape(name), *map(str, row))
     console.print(table)
     _counts("task", dataset.tasks)
     _counts("outcome", dataset.outcomes)
-    if in_vain := without_rows(dataset):
+    if in_vain := card.without_rows(dataset):
         console.print(Text(in_vain.rstrip(), "yellow"))
     _counts("set aside", dataset.reasons)
     _counts("hours of source audio by language", {k: round(v / 3600, 3) for k, v in dataset.languages.items()})
@@ -521,7 +525,7 @@ def _summary(dataset: DatasetManifest) -> None:
             f"{escape(model)}: {tokens.requests} requests, {tokens.prompt} tokens in, {tokens.completion} out"
         )
     if dataset.cost is not None:
-        console.print(f"cost at the recipe's prices: {dataset.cost:.2f}")
+        console.print(f"cost at the recipe's prices: {card.small(dataset.cost)}")
     if not dataset.speech_verified:
         console.print("[dim]speech not verified: no recogniser has compared it with the transcripts[/dim]")
     for found in dataset.agreement:

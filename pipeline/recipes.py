@@ -184,6 +184,13 @@ def _location(error: Any) -> tuple[int | str, ...]:
     return tuple(key for key in error["loc"] if isinstance(key, int) or not key.startswith(ours))
 
 
+_KINDS = {
+    **dict.fromkeys(("dict_type", "mapping_type", "model_type"), "a mapping (`key: value`)"),
+    "list_type": "a list (`[one, another]`)",
+}
+"""What is said in YAML's words."""
+
+
 def _say(error: Any, model: type[BaseModel]) -> str:
     given = error.get("input")
     if error["type"] == "extra_forbidden":
@@ -192,6 +199,8 @@ def _say(error: Any, model: type[BaseModel]) -> str:
         return f"unknown key.{plugins.nearest(name, known)} Known are: {', '.join(known)}"
     if error["type"] == "missing":
         return "is missing"
+    if (kind := _KINDS.get(error["type"])) is not None:
+        return f"should be {kind}, not {given!r}"
     message = f"{error['msg'][0].lower()}{error['msg'][1:]}"
     # Our own validators say what is wrong themselves, and some must not repeat the value.
     return message.removeprefix("value error, ") if error["type"] == "value_error" else f"{message}, not {given!r}"

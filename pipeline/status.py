@@ -8,7 +8,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -22,6 +22,7 @@ from pipeline.build import rows_of, times_taken
 from pipeline.known import FATES
 from pipeline.plan import Plan, Unit
 from pipeline.progress import State, Watch
+from pipeline.publish.card import hours, small
 from pipeline.setup import Setup, prepare
 from pipeline.shards import refuse_foreign
 from pipeline.terminal import Terminal, escape
@@ -85,7 +86,7 @@ class Status:
             ("done", "units", f"{len(self.done):,} of {len(self.plan.units):,}"),
             ("done", "utterances", f"{utterances:,} of {self.plan.utterances:,}"),
             ("done", "rows", f"{kept:,} kept, {rejected:,} rejected"),
-            ("done", "hours of source audio", f"{sum(m.seconds for _, m in self.done) / 3600:,.2f}"),
+            ("done", "hours of source audio", hours(sum(m.seconds for _, m in self.done))),
             ("done", "dataset", "finished" if self.finished else "not finished"),
         ]
         if self.running and self.under_way is not None:
@@ -112,8 +113,8 @@ class Status:
         if not would.units:
             return [("to be built", "units", "none")]
 
-        def told(value: float | None, form: str = ",.0f") -> str:
-            return "unknown" if value is None else f"about {value:{form}}" if value else "none"
+        def told(value: float | None, form: Callable[[float], str] = "{:,.0f}".format) -> str:
+            return "unknown" if value is None else f"about {form(value)}" if value else "none"
 
         rows = [
             ("to be built", "units", f"{would.units:,}"),
@@ -121,8 +122,8 @@ class Status:
             ("would take", "LLM requests", told(would.requests)),
             ("would take", "tokens read", told(would.prompt_tokens)),
             ("would take", "tokens written", told(would.completion_tokens)),
-            ("would take", f"cost, {would.currency}" if would.currency else "cost", told(would.cost, ",.2f")),
-            ("would take", "hours of one worker", told(would.hours, ",.2f")),
+            ("would take", f"cost, {would.currency}" if would.currency else "cost", told(would.cost, small)),
+            ("would take", "hours of one worker", told(would.hours, small)),
         ]
         if would.basis:
             older = f", {would.other:,} of them by an earlier recipe or program" if would.other else ""
@@ -170,7 +171,7 @@ def _estimate(setup: Setup, out: Path, left: list[Unit], made: list[ShardManifes
     asks = setup.llm is not None and any(task.uses_llm for task in setup.tasks)
     if not asks:
         would.requests = would.prompt_tokens = would.completion_tokens = would.cost = 0.0
-    elif basis:
+    elif basis and (any(m.tokens for m in made) or would.other < basis):  # an earlier recipe may have asked nobody
         tokens = [tokens for m in made for tokens in m.tokens.values()]
         share = would.utterances / basis
         would.requests = sum(t.requests for t in tokens) * share

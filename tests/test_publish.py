@@ -19,9 +19,11 @@ pytest.importorskip("matplotlib", reason="the extra `publish` is not installed")
 
 from pipeline import inspect, shards
 from pipeline.cli import COMMANDS
+from pipeline.prompting import Prompts
 from pipeline.publish import hub as publishing
 from pipeline.publish import hub_card, layout, parquet, release
 from pipeline.publish.errors import DamagedShard, PublishError
+from pipeline.publish.facts import Facts
 from schemas.manifest import DatasetManifest, ShardFile, SplitSummary
 from tests import hub as hubs
 from tests.building import build, rows
@@ -165,6 +167,42 @@ def test_card_tells_whose_it_is_and_how_it_was_made(folder: Path, hub: hubs.Hub)
         assert told in card
     assert files[hub_card.PICTURE].startswith(b"\x89PNG")
     assert files[hub_card.SOUND].startswith(b"fLaC")
+
+
+def test_card_shows_prompts_in_the_language_in_which_the_llm_was_asked(folder: Path) -> None:
+    dataset, prompts = inspect.load(folder), Prompts()
+    told = {name: prompts.get("reply", name) for name in ("pt", "ru")}
+    rows_by = {f"reply\t\t{one.digest}\topenai\tsome": 3 for one in told.values()}
+    sample = next(iter(shards.read(folder / dataset.splits["train"].shards[0].path)))
+    card = hub_card.Card(folder, dataset, Facts(prompts=rows_by), {}, NAME, "https://hub", {}).text(sample)
+    assert "have been changed" not in card
+    for name, one in told.items():
+        assert f"`reply` in `{name}`" in card
+        assert one.content.system.strip() in card
+
+
+def test_a_dataset_that_was_withdrawn_leaves_the_hub(folder: Path, hub: hubs.Hub) -> None:
+    push(folder, hub)
+    dataset = inspect.load(folder)
+    nothing = dataset.model_copy(update={"splits": {}, "rejected": [], "reasons": {}})
+    with pytest.raises(PublishError, match="stays as it is"):
+        push(folder, hub, nothing)
+    assert any(path.endswith(".parquet") for path in hub.repositories[NAME].head[1]), "a slip withdraws nothing"
+    gone = nothing.model_copy(update={"removed": {"withdrawn": 9}})
+    assert push(folder, hub, gone).changed
+    assert set(hub.repositories[NAME].head[1]) == {".gitattributes", "README.md", release.MANIFEST}
+    assert not push(folder, hub, gone).changed
+    assert push(folder, hub, gone, purge=True).purged
+    assert not hub.objects
+    assert push(folder, hub).changed, "and comes back"
+
+
+@pytest.mark.parametrize("name", ["spoken", "a/b/c", "a b/c", "a/-b", ""])
+def test_a_wrong_name_makes_nothing(folder: Path, hub: hubs.Hub, name: str) -> None:
+    with pytest.raises(PublishError, match="OWNER/NAME"):
+        release.publish(folder, inspect.load(folder), name, endpoint=hub.url)
+    assert not hub.repositories
+    assert not hub.seen
 
 
 def test_nothing_new_makes_no_commit_and_reads_nothing(folder: Path, hub: hubs.Hub) -> None:
@@ -325,6 +363,11 @@ def test_somebody_else_was_faster(folder: Path, hub: hubs.Hub) -> None:
 
 
 def test_wrong_token_and_damage_are_told(folder: Path, hub: hubs.Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as nobody:
+        nobody.setattr("huggingface_hub.get_token", lambda: None)
+        with pytest.raises(PublishError, match="no token: set HF_TOKEN"):
+            push(folder, hub)
+    assert not hub.seen, "it is told before anything is made"
     monkeypatch.setenv("HF_TOKEN", "hf_wrong")
     with pytest.raises(PublishError, match="HF_TOKEN") as error:
         push(folder, hub)

@@ -34,7 +34,12 @@ def test_status_of_a_dataset_that_grows(
     llm = {"engine": "openai", "base_url": llm_server().url, "model": "scripted"}
     llm["prices"] = {"prompt": 2.0, "completion": 8.0, "currency": "EUR"}  # type: ignore[assignment]
     corpora = [{"reader": "jsonl", "name": "c", "path": str(folder)}]
+    build(write_recipe(corpora=corpora, tasks={"transcription": None}), tmp_path / "without")
     recipe = write_recipe(corpora=corpora, tasks={"reply": None}, llm=llm)
+
+    estimate = look_at(recipe, tmp_path / "without").estimate
+    assert estimate.basis == estimate.other == estimate.utterances == 12
+    assert estimate.cost is estimate.requests is None, "a recipe that asked no LLM tells nothing of what one costs"
 
     first = look_at(recipe, out)
     assert not out.exists(), "it makes nothing"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -26,7 +27,8 @@ NO_ROWS = "empty.arrow"
 
 def card(dataset: DatasetManifest) -> str:
     """`README.md` of a dataset, with the YAML head by which `load_dataset` finds its files."""
-    return f"---\n{_head(dataset)}---\n\n{body(dataset)}"
+    use = _USE if any(split.rows for split in dataset.splits.values()) else ""
+    return f"---\n{_head(dataset)}---\n\n{body(dataset, use=use)}"
 
 
 def _head(dataset: DatasetManifest) -> str:
@@ -81,10 +83,7 @@ def body(dataset: DatasetManifest, use: str = _USE, audio: str = "audios", aside
         use,
         table(
             ("split", "rows", "hours of rows", "hours of source audio", "speakers"),
-            (
-                (n, s.rows, f"{s.row_seconds / 3600:.2f}", f"{s.seconds / 3600:.2f}", s.speakers)
-                for n, s in dataset.splits.items()
-            ),
+            ((n, s.rows, hours(s.row_seconds), hours(s.seconds), s.speakers) for n, s in dataset.splits.items()),
         ),
         "Source audio counts each utterance once that a row plays by itself, whole; mixtures of utterances and pauses "
         "cut from them count only as rows.\n",
@@ -94,8 +93,8 @@ def body(dataset: DatasetManifest, use: str = _USE, audio: str = "audios", aside
         without_rows(dataset),
         _tools(dataset),
         "## Set aside\n",
-        f"Of {rows + dataset.set_aside} rows {rows} are kept. {aside}\n",
-        table(("reason", "rows"), _most_first(dataset.reasons)),
+        f"Of {rows + dataset.set_aside} rows {rows} are kept. {aside if dataset.set_aside else ''}\n",
+        table(("reason", "rows"), _most_first(dataset.reasons)) if dataset.set_aside else "",
         "## Languages and licences\n",
         table(("language", "hours of source audio"), _hours(dataset.languages)),
         table(("licence", "hours of source audio"), _hours(dataset.licences)),
@@ -130,12 +129,22 @@ def _cell(value: object) -> str:
     return " ".join(str(value).replace("|", r"\|").replace("<", "&lt;").split())
 
 
+def hours(seconds: float) -> str:
+    """Hours with two digits at least that say something: a small dataset has some, too."""
+    return small(seconds / 3600)
+
+
+def small(value: float) -> str:
+    """A figure with two decimals, or two digits where it is smaller than that shows."""
+    return f"{value:,.2f}" if value >= 0.1 or not value else f"{value:.{1 - math.floor(math.log10(value))}f}"
+
+
 def _most_first(counts: Mapping[str, int]) -> list[tuple[str, int]]:
     return sorted(counts.items(), key=lambda item: -item[1])
 
 
 def _hours(seconds: Mapping[str, float]) -> Iterable[tuple[str, str]]:
-    return ((name, f"{s / 3600:.2f}") for name, s in sorted(seconds.items(), key=lambda item: -item[1]))
+    return ((name, hours(s)) for name, s in sorted(seconds.items(), key=lambda item: -item[1]))
 
 
 def _left_out(dataset: DatasetManifest) -> str:
@@ -185,7 +194,7 @@ def _augmentation(dataset: DatasetManifest) -> str:
         return ""
     rows = table(
         ("split", "augmented rows", "augmented hours"),
-        ((n, f"{s.augmented_rows} of {s.rows}", f"{s.augmented / 3600:.2f}") for n, s in dataset.splits.items()),
+        ((n, f"{s.augmented_rows} of {s.rows}", hours(s.augmented)) for n, s in dataset.splits.items()),
     )
     effects = table(
         ("effect", "chance", "drawn from"),
@@ -233,5 +242,5 @@ def _tokens(dataset: DatasetManifest) -> str:
         ("model", "requests", "prompt tokens", "completion tokens"),
         ((name, t.requests, t.prompt, t.completion) for name, t in dataset.tokens.items()),
     )
-    cost = "" if dataset.cost is None else f"Cost at the recipe's prices: {dataset.cost:.2f}.\n"
+    cost = "" if dataset.cost is None else f"Cost at the recipe's prices: {small(dataset.cost)}.\n"
     return f"## Text LLM\n\n{rows}\n{cost}"

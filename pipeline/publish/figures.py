@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipeline.plugins import require
+from pipeline.publish.card import small
 from pipeline.publish.facts import SECONDS, Facts
 from schemas.manifest import DatasetManifest
 
@@ -70,9 +71,7 @@ def _most(counts: Mapping[str, float]) -> list[tuple[str, float]]:
 
 def _bars(axis: Any, title: str, bars: Sequence[tuple[str, float]], colour: str, slots: int) -> None:
     found = axis.barh([name for name, _ in bars], [value for _, value in bars], color=colour, height=0.7)
-    axis.bar_label(
-        found, [f"{value:,.2f}" if isinstance(value, float) else f"{value:,}" for _, value in bars], padding=3
-    )
+    axis.bar_label(found, [small(value) if isinstance(value, float) else f"{value:,}" for _, value in bars], padding=3)
     _plain(axis, title, slots)
 
 

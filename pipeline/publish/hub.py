@@ -11,7 +11,8 @@ import hashlib
 import logging
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from functools import partial
@@ -21,9 +22,15 @@ from typing import Any, TypeVar
 import httpx2
 import huggingface_hub
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
-from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RepositoryNotFoundError
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.lfs import UploadInfo, post_lfs_batch_info
+from huggingface_hub.utils import (
+    are_progress_bars_disabled,
+    disable_progress_bars,
+    enable_progress_bars,
+    validate_repo_id,
+)
 
 from pipeline.publish import parquet
 from pipeline.publish.errors import PublishError
@@ -55,6 +62,8 @@ class Published:
     """Of the release."""
     made: int
     """Files that were made from shards; the others were known to be there."""
+    rows: int
+    """Of the release; none where all of them were withdrawn."""
     bytes_read: int
     """Of shards. What was made is sent, but for what the Hub had after all."""
     purged: int = 0
@@ -67,9 +76,18 @@ def token() -> str | None:
 
 
 class Hub:
-    """One repository, asked again where the Hub is busy."""
+    """One repository, asked again where the Hub is busy.
+
+    Raises:
+        PublishError: The name is none, or there is no token: told before anything is made.
+    """
 
     def __init__(self, repository: str, *, endpoint: str | None = None) -> None:
+        _check_name(repository)
+        if token() is None:
+            raise PublishError(
+                f"{repository}: there is no token: set HF_TOKEN to one that may write there, or run `hf auth login`"
+            )
         self.repository = repository
         self.api = HfApi(endpoint=endpoint, token=token(), library_name="earwitness")
 
@@ -206,13 +224,16 @@ class Push:
         log.info("%s: %d rows, %.1f MB, %.1f s", path, made.rows, file.bytes / 1e6, time.monotonic() - begun)
         return file
 
-    def commit(self, files: dict[str, File], texts: dict[str, bytes], message: str) -> tuple[str, bool]:
+    def commit(
+        self, files: dict[str, File], texts: dict[str, bytes], message: str, gone: Collection[str] = ()
+    ) -> tuple[str, bool]:
         """Makes all of it visible, if there is anything new.
 
         Args:
             files: As `send` returns them.
             texts: Small files by path: the card, pictures, the manifest.
             message: Of the commit.
+            gone: Paths beside the data that the release does not have.
 
         Returns:
             The commit that is visible, and whether it is new.
@@ -228,10 +249,10 @@ class Push:
                 for path, content in texts.items()
                 if not _same_text(there.get(path), content)
             ]
-            gone = sorted(path for path in there if path.startswith(OURS) and path not in files)
-            if not adds and not gone:
+            old = sorted(path for path in there if path in gone or (path.startswith(OURS) and path not in files))
+            if not adds and not old:
                 return head, bool(attempt)
-            changes = [*adds, *(CommitOperationDelete(path) for path in gone)]
+            changes = [*adds, *(CommitOperationDelete(path) for path in old)]
             try:
                 return self._hub.attempt("commit", partial(self._commit, changes, head, message)), True
             except _Moved:
@@ -249,14 +270,41 @@ class Push:
 
     def _commit(self, operations: list[Any], head: str, message: str) -> str:
         try:
-            info = self._hub.api.create_commit(
-                self._hub.repository, operations, commit_message=message, repo_type=KIND, parent_commit=head
-            )
+            with _no_bars():  # of nothing: all is there but a picture
+                info = self._hub.api.create_commit(
+                    self._hub.repository, operations, commit_message=message, repo_type=KIND, parent_commit=head
+                )
         except HfHubHTTPError as error:
             if error.response is not None and error.response.status_code == _STALE:
                 raise _Moved from error
             raise
         return str(info.oid)
+
+
+def _check_name(repository: str) -> None:
+    try:
+        validate_repo_id(repository)
+        good = repository.count("/") == 1
+    except HFValidationError:
+        good = False
+    if not good:
+        raise PublishError(
+            f"{repository!r} names no repository: OWNER/NAME is expected, of letters, digits, `-`, `_` and `.`, "
+            "at most 96 of them"
+        )
+
+
+@contextmanager
+def _no_bars() -> Iterator[None]:
+    """Without huggingface_hub's progress bars."""
+    if are_progress_bars_disabled():
+        yield
+        return
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        enable_progress_bars()
 
 
 class _Moved(Exception):

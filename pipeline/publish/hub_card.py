@@ -12,7 +12,7 @@ from typing import Any
 from pipeline.plugins import require
 from pipeline.prompting import PromptError, Prompts
 from pipeline.publish import layout, parquet
-from pipeline.publish.card import about, body, table
+from pipeline.publish.card import about, body, hours, table
 from pipeline.publish.facts import Facts
 from pipeline.publish.layout import File
 from schemas.conversation import Message
@@ -125,7 +125,7 @@ class Card:
 
     def _sources(self) -> str:
         rows = (
-            (corpus, language or "unknown", licence or "unknown", _hours(seconds))
+            (corpus, language or "unknown", licence or "unknown", hours(seconds))
             for (corpus, licence, language), seconds in self.facts.table("sources")
         )
         return "## Sources\n\n" + table(("corpus", "language", "licence of the speech", "hours of rows"), rows)
@@ -135,14 +135,14 @@ class Card:
         if not voices:
             return ""
         rows: list[tuple[object, ...]] = [
-            (engine, voice or "unknown", licence or "unknown", _hours(seconds))
+            (engine, voice or "unknown", licence or "unknown", hours(seconds))
             for (engine, licence, voice), seconds in voices[:_VOICES]
         ]
         rest: dict[tuple[str, str], list[float]] = defaultdict(list)
         for (engine, licence, _), seconds in voices[_VOICES:]:
             rest[engine, licence].append(seconds)
         rows += [
-            (engine, f"{len(some)} others", licence or "unknown", _hours(sum(some)))
+            (engine, f"{len(some)} others", licence or "unknown", hours(sum(some)))
             for (engine, licence), some in rest.items()
         ]
         return "## Voices\n\n" + table(("engine", "voice", "licence", "hours of rows"), rows)
@@ -164,21 +164,27 @@ class Card:
         """What the text LLM was told, in the words of the templates, where they are still as they were."""
         own, found = self.dataset.recipe.get("prompts"), []
         prompts = Prompts(Path(str(own)) if own else None)
-        lines = self.facts.table("prompts")
+        lines = [
+            ((task, language or _language(prompts, task, digest), digest, *rest), count)
+            for (task, language, digest, *rest), count in self.facts.table("prompts")
+        ]
         for task, language, digest in dict.fromkeys(names[:3] for names, _ in lines):
-            title = f"`{task}` in `{language or 'en'}`, digest `{digest}`"
-            content = _content(prompts, task, language or "en", digest)
+            title = f"`{task}` in `{language}`, digest `{digest}`"
+            content = _content(prompts, task, language, digest)
             if content is None:
                 found.append(f"{title}: the templates have been changed since; this card cannot show them.\n")
             else:
-                texts = "\n---\n".join(text for text in content if text)
+                system = _mapping(self.dataset.recipe.get("tasks"), task).get("system")
+                texts = "\n---\n".join(
+                    text for text in (content[0] if system is None else str(system), content[1]) if text
+                )
                 found.append(f"{title}:\n\n{_fenced('jinja', texts)}")
         if not found:
             return ""
         header = ("task", "language", "digest of the prompt file", "engine", "model", "rows")
         return "## Prompts of the text LLM\n\n" + "\n".join(
             [
-                table(header, ((t, lang or "en", *rest, int(count)) for (t, lang, *rest), count in lines)),
+                table(header, ((*names, int(count)) for names, count in lines)),
                 "System and user, as templates:\n",
                 *found,
             ]
@@ -200,6 +206,16 @@ class Card:
             f'## A row\n\n<audio controls src="{url}"></audio>\n\n[{SOUND}]({SOUND})\n\n'
             f"{_fenced('json', json.dumps(shown, indent=1, ensure_ascii=False))}"
         )
+
+
+def _language(prompts: Prompts, task: str, digest: str) -> str:
+    """Of a prompt file whose rows hold no instruction that would tell."""
+    return next((name for name in prompts.languages(task) if _content(prompts, task, name, digest)), "unknown")
+
+
+def _mapping(value: object, key: str) -> Mapping[str, Any]:
+    found = value.get(key) if isinstance(value, Mapping) else None
+    return found if isinstance(found, Mapping) else {}
 
 
 def _content(prompts: Prompts, task: str, language: str, digest: str) -> tuple[str, str] | None:
@@ -238,7 +254,3 @@ def _fenced(kind: str, text: str) -> str:
     while fence in text:
         fence += "`"
     return f"{fence}{kind}\n{text}\n{fence}\n"
-
-
-def _hours(seconds: float) -> str:
-    return f"{seconds / 3600:.2f}"

@@ -166,7 +166,7 @@ class _Digested(io.RawIOBase):
 
 def _verified(path: Path, file: ShardFile) -> Iterator[pa.RecordBatch]:
     """The batches of a shard, whose digest is compared at its end."""
-    cure = "`earwitness build` makes it again"
+    cure = "`earwitness build --verify` makes it again"
     if not path.is_file() or path.stat().st_size != file.bytes:
         raise DamagedShard(f"{path} is missing or not of the size that its manifest says: {cure}")
     with _Digested(path) as source:

@@ -13,6 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from pipeline import shards
 from pipeline.publish import figures
+from pipeline.publish.card import card as bare
 from pipeline.publish.errors import PublishError
 from pipeline.publish.hub import Hub, Published, Push
 from pipeline.publish.hub_card import PICTURE, SOUND, Card
@@ -57,6 +58,8 @@ def publish(
         purge: Whether what is no longer shown is deleted for good: recordings that were withdrawn, and all history.
         endpoint: The Hub's address; `HF_ENDPOINT` or the usual one if omitted.
 
+    Where all rows have been withdrawn, the data of the release before leaves the Hub.
+
     Raises:
         PublishError: There is nothing to publish, or the Hub refuses.
         FolderInUse: A build is writing in the folder.
@@ -67,13 +70,16 @@ def publish(
         raise PublishError(
             "name the repository, OWNER/NAME, or write `publish: {repository: OWNER/NAME}` in the recipe"
         )
-    if not any(split.rows for split in dataset.splits.values()):
+    rows = sum(split.rows for split in dataset.splits.values())
+    if not rows and (dataset.set_aside or "withdrawn" not in dataset.removed):
         raise PublishError(
-            f"{folder} has no rows to publish: `earwitness inspect {folder}` says why they were set aside"
+            f"{folder} has no rows to publish: `earwitness inspect {folder}` says why they were set aside. What was "
+            "published before stays as it is; delete the repository on the Hub if it must not"
         )
+    hub = Hub(repository, endpoint=endpoint)
     with shards.exclusive(folder):
-        hub = Hub(repository, endpoint=endpoint)
-        hub.create(spec.private if private is None else private)
+        if rows:
+            hub.create(spec.private if private is None else private)
         memory = Memory(folder)
         facts = memory.facts([file for split in dataset.splits.values() for file in split.shards])
         head, there = hub.head()
@@ -81,23 +87,28 @@ def publish(
         wanted = parts(dataset, before, single=facts.single, rejected=spec.rejected if rejected is None else rejected)
         push = Push(hub, folder, memory, before)
         files = push.send(wanted, there)
-        sample = _first(folder, dataset)
         card = Card(folder, dataset, facts, files, repository, hub.api.endpoint, spec.licences)
-        rows = sum(split.rows for split in dataset.splits.values())
-        texts = {
-            "README.md": card.text(sample).encode(),
-            MANIFEST: _manifest(dataset, files),
-            PICTURE: figures.picture(dataset, facts),
-            SOUND: sample.utterances[0].audio.flac if sample.utterances[0].audio else b"",
-        }
+        texts = {MANIFEST: _manifest(dataset, files)} | (
+            _shown(card) if rows else {"README.md": bare(dataset).encode()}
+        )
         message = f"{rows} rows, {dataset.fingerprint[:12]}"
-        commit, changed = push.commit(files, texts, message)
+        commit, changed = push.commit(files, texts, message, {PICTURE, SOUND} - texts.keys())
         memory.forget_files()
-        done = Published(repository, commit, changed, len(files) + len(texts), push.made, push.read)
+        done = Published(repository, commit, changed, len(files) + len(texts), push.made, rows, push.read)
         if purge:
             commit, purged = purge_history(hub, message)
             done = replace(done, commit=commit, purged=purged)
         return done
+
+
+def _shown(card: Card) -> dict[str, bytes]:
+    """What a person sees of a release, by path."""
+    sample = _first(card.folder, card.dataset)
+    return {
+        "README.md": card.text(sample).encode(),
+        PICTURE: figures.picture(card.dataset, card.facts),
+        SOUND: sample.utterances[0].audio.flac if sample.utterances[0].audio else b"",
+    }
 
 
 def _before(hub: Hub, head: str, there: Mapping[str, RepoFile]) -> dict[str, File]:
