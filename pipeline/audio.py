@@ -116,8 +116,17 @@ def sniff(head: bytes) -> bool:
     """Whether the first bytes of a file are those of audio, whatever its name says."""
     if head.startswith(_MAGIC) or _pyav_name(head) is not None:
         return True
-    # An MPEG audio frame: eleven set bits, then a layer that exists.
-    return len(head) > 2 and head[0] == 0xFF and head[1] & 0xE0 == 0xE0 and head[1] & 0x06 != 0
+    # An MPEG audio frame: eleven set bits, then a version, a layer, a bit rate and a sampling rate that exist. Arrow's
+    # streams, and so our own shards, begin with 32 set bits.
+    return (
+        len(head) > 2
+        and head[0] == 0xFF
+        and head[1] & 0xE0 == 0xE0
+        and head[1] & 0x18 != 0x08
+        and head[1] & 0x06 != 0
+        and head[2] & 0xF0 != 0xF0
+        and head[2] & 0x0C != 0x0C
+    )
 
 
 def _pyav_name(head: bytes) -> str | None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import soundfile
+from pydantic import ValidationError
 
 from pipeline import mirror, shards
 from pipeline.audio import samples_of
@@ -37,8 +38,11 @@ def load(folder: Path) -> DatasetManifest:
         raise NoDataset(f"{mirror.address(folder)} holds no finished dataset: {why}")
     try:
         return DatasetManifest.model_validate_json(path.read_bytes())
-    except ValueError as error:
-        raise NoDataset(f"{path} is damaged or of another version: {error}") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        keys = ".".join(map(str, first["loc"]))
+        told = f"{keys}: {first['msg']}" if keys else first["msg"]
+        raise NoDataset(f"{path} is damaged or of another version: {told}") from error
 
 
 def files(dataset: DatasetManifest, rejected: bool = False) -> list[ShardFile]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
+import reprlib
 from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -90,6 +91,8 @@ class Document:
             raise RecipeError(f"{path}{line}: {text}") from error
         except (YAMLError, UnicodeDecodeError, OSError) as error:
             raise RecipeError(f"{path}: {error}") from error
+        except RecursionError as error:
+            raise RecipeError(f"{path}: it is nested too deep") from error
         if not isinstance(content, CommentedMap):
             raise RecipeError(f"{path}: a recipe is a mapping of keys to values")
         self._content = content
@@ -189,6 +192,8 @@ _KINDS = {
     "list_type": "a list (`[one, another]`)",
 }
 """What is said in YAML's words."""
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 200
 
 
 def _say(error: Any, model: type[BaseModel]) -> str:
@@ -200,10 +205,12 @@ def _say(error: Any, model: type[BaseModel]) -> str:
     if error["type"] == "missing":
         return "is missing"
     if (kind := _KINDS.get(error["type"])) is not None:
-        return f"should be {kind}, not {given!r}"
+        return f"should be {kind}, not {_SHORT.repr(given)}"
     message = f"{error['msg'][0].lower()}{error['msg'][1:]}"
     # Our own validators say what is wrong themselves, and some must not repeat the value.
-    return message.removeprefix("value error, ") if error["type"] == "value_error" else f"{message}, not {given!r}"
+    if error["type"] == "value_error":
+        return message.removeprefix("value error, ")
+    return f"{message}, not {_SHORT.repr(given)}"
 
 
 def _model_at(model: type[BaseModel], keys: tuple[int | str, ...]) -> type[BaseModel]:

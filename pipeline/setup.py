@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property, lru_cache
 from importlib.metadata import PackageNotFoundError, version
@@ -160,7 +161,9 @@ class Setup:
             engine = self._document.check(model, values, (kind,))
             variable = getattr(engine, "api_key_env", None)
             if variable is not None and not os.environ.get(variable):
-                text = f"the environment variable {variable}, which is to hold the API key, is not set"
+                # What is no usual name of a variable may be the key itself, put there by mistake.
+                shown = variable if re.fullmatch(r"[A-Z_][A-Z0-9_]*", variable) else "that is named here"
+                text = f"the environment variable {shown}, which is to hold the API key, is not set"
                 raise self._document.complain((kind, "api_key_env"), text)
             return engine
         return None

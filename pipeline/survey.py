@@ -168,10 +168,18 @@ def _look(result: Survey, reader: Reader, utterance: Utterance) -> None:
 
 
 def _unlisted(result: Survey, root: Path, named: Iterable[str]) -> None:
-    known = {(root / name).resolve() for name in named}
+    known = {_real(root / name) for name in named}
     for path in audio_files(root):
-        if path.resolve() not in known:
+        if _real(path) not in known:
             result.complain("not_listed", str(path.relative_to(root)))
+
+
+def _real(path: Path) -> Path:
+    """Where a path leads; itself if it leads nowhere: links in a circle, or no path that a system could have."""
+    try:
+        return path.resolve()
+    except (OSError, RuntimeError, ValueError):
+        return path
 
 
 class _noted(logging.Handler):  # noqa: N801 - reads as a verb

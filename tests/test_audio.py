@@ -153,6 +153,12 @@ class TestFormats:
         assert said.seconds == len(decoded.samples) / 16_000
         assert sniff(content[:64])
 
+    @pytest.mark.parametrize(
+        "head", [b"\xff" * 4 + b"\x88\x0c\0\0", b"\xff\xfb\xf0\0", b"\xff\xfb\x9c\0", b"\xff\xeb\x90\0"]
+    )
+    def test_what_is_none_is_not_taken_for_it(self, head: bytes) -> None:
+        assert not sniff(head), "Arrow's streams, and MPEG of a rate or version that there is not"
+
     @pytest.mark.parametrize("channels", [1, 2, 6])
     @pytest.mark.parametrize("rate", [8_000, 11_025, 16_000, 22_050, 32_000, 44_100, 48_000, 96_000, 192_000])
     def test_any_rate_and_channels_become_16_khz_mono(self, rate: int, channels: int) -> None:

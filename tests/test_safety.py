@@ -292,11 +292,15 @@ def test_members_of_archives_are_read_in_place(tmp_path: Path) -> None:
         (_member("link.wav", kind=tarfile.SYMTYPE, link="/etc/passwd"), b""),
         (_member("hard.wav", kind=tarfile.LNKTYPE, link="/etc/passwd"), b""),
         (_member("device.wav", kind=tarfile.CHRTYPE), b""),
+        (_member("only.txt", kind=tarfile.SYMTYPE, link="/etc/passwd"), b""),
+        (_member("record.json", kind=tarfile.LNKTYPE, link="/etc/passwd"), b""),
+        (_member("zero.txt", kind=tarfile.CHRTYPE), b""),
     )
     before = sorted(tmp_path.rglob("*"))
     reader = plugins.load("readers", "webdataset")(name="c", path=str(folder))
     found = list(reader.utterances())
-    assert [u.problem is None for u in found] == [True, True, False, False, False]
+    assert [u.problem is None for u in found] == [True, True, *[False] * 6]
+    assert not any(u.transcript for u in found)
     assert [reader.audio(u.source) for u in found[:2]] == [wav, wav]
     assert sorted(tmp_path.rglob("*")) == before
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -85,6 +86,16 @@ def test_a_small_corpus(tmp_path: Path) -> None:
     assert found.below("transcript_empty") == ["c.flac"]
     assert found.below("transcript_placeholder") == ["corpus/c.flac: n/a"]
     assert found.entry == {"reader": "csv", "path": str(tmp_path)}
+
+
+def test_paths_that_lead_nowhere_are_told(tmp_path: Path) -> None:
+    sounds(tmp_path, "a.wav")
+    (tmp_path / "b.wav").symlink_to("c.wav")
+    (tmp_path / "c.wav").symlink_to("b.wav")
+    lines = (json.dumps({"audio": name, "text": "one"}) for name in ("a.wav", "b.wav", "no\0path.wav", "x" * 5000))
+    text(tmp_path / "all.jsonl", *lines)
+    (found,) = shown(tmp_path)
+    assert len(found.below("audio_missing")) == 3
 
 
 def test_headers_can_be_left_alone(tmp_path: Path) -> None:

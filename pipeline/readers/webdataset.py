@@ -144,6 +144,8 @@ class WebDataset(Reader):
         return said | {"labels": labels_of(record, LABELS)}
 
     def _read(self, archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+        if not member.isreg():
+            raise ValueError("it is a link or a device: pack the file itself")
         if member.size > _TEXT_LIMIT:
             raise ValueError(f"{member.name} is over 1 MB")
         stream = archive.extractfile(member)
