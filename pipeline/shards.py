@@ -351,10 +351,19 @@ class ShardWriter:
 
 
 def batches(path: Path, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
-    """The record batches of a shard, memory-mapped."""
-    with pa.memory_map(str(path)) as source, pa.ipc.open_stream(source) as reader:
-        for batch in reader:
-            yield batch if columns is None else batch.select(columns)
+    """The record batches of a shard, memory-mapped.
+
+    Raises:
+        ArrowInvalid: It is damaged; the message names it.
+    """
+    try:
+        with pa.memory_map(str(path)) as source, pa.ipc.open_stream(source) as reader:
+            for batch in reader:
+                yield batch if columns is None else batch.select(columns)
+    except (pa.ArrowInvalid, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:  # the disk's, not Arrow's
+            raise
+        raise pa.ArrowInvalid(f"{path}: {error}") from error
 
 
 def count_rows(path: Path) -> int:

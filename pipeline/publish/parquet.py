@@ -175,7 +175,9 @@ def _verified(path: Path, file: ShardFile) -> Iterator[pa.RecordBatch]:
                 for batch in reader:
                     batch.validate(full=True)  # offsets that are damaged would be followed to anywhere
                     yield batch
-        except pa.ArrowException as error:
+        except (pa.ArrowException, OSError) as error:
+            if isinstance(error, OSError) and error.errno is not None:  # the disk's, not Arrow's
+                raise
             raise DamagedShard(f"{path} has changed since it was made: {cure}") from error
         source.read()
         if source.digest.hexdigest() != file.digest:
