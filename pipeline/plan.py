@@ -350,7 +350,11 @@ class _Making:
         met = {*plan.met, *(earlier.hash_of(*name) for name in self._met)}
         unmet = [name for kind, name in names if earlier.hash_of(kind, name) not in met]
         if unmet:
-            plan.warnings.append(f"`withdrawn` names {', '.join(unmet[:5])}, which nothing has")
+            others = f" and {len(unmet) - 5} more" if len(unmet) > 5 else ""
+            plan.warnings.append(
+                f"`withdrawn` names {', '.join(unmet[:5])}{others}, which nothing has: speakers, utterances and "
+                "recordings are called as in rows, `CORPUS/NAME`"
+            )
         plan.met = sorted(met & {earlier.hash_of(*name) for name in names})
         plan.gone = {FATES[fate]: int(n) for fate, n in enumerate(np.bincount(known.fate)) if fate and n}
         plan.found["known"] = int(known.found.sum())

@@ -335,6 +335,26 @@ def test_what_a_zip_file_claims_is_not_unpacked(tmp_path: Path) -> None:
         reader.audio(found.source)
 
 
+def test_a_member_that_is_longer_than_it_claims_is_not_unpacked(tmp_path: Path) -> None:
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("all.csv", "file,text\na.wav,x\n")
+        with archive.open("a.wav", "w") as member:
+            for _ in range(400):
+                member.write(b"\0" * MEGABYTE)
+    content = path.read_bytes().replace((400 * MEGABYTE).to_bytes(4, "little"), (10**6).to_bytes(4, "little"))
+    path.write_bytes(content)
+    (found,) = read("csv", path)
+    reader = plugins.load("readers", "csv")(name="c", path=str(path))
+    tracemalloc.start()
+    try:
+        with pytest.raises(audio.AudioError, match=r"a\.wav cannot be read"):
+            reader.audio(found.source)
+        assert tracemalloc.get_traced_memory()[1] < 20 * MEGABYTE
+    finally:
+        tracemalloc.stop()
+
+
 @pytest.mark.parametrize("reader", ["jsonl", "kaldi", "csv"])
 def test_a_line_without_an_end_is_not_read_whole(tmp_path: Path, reader: str) -> None:
     name = {"jsonl": "all.jsonl.gz", "kaldi": "wav.scp", "csv": "all.csv"}[reader]

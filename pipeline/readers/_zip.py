@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline.audio import HEADERLESS, SUFFIXES
-from pipeline.readers.base import ARCHIVE_LIMIT, ZIP_ERRORS, CorpusError, open_zip
+from pipeline.readers.base import ARCHIVE_LIMIT, ZIP_ERRORS, CorpusError, open_zip, unzipped
 from schemas.utterance import AudioSource
 
 _TABLES = (".csv", ".tsv", ".txt")
@@ -31,7 +31,7 @@ def zipped_table(path: Path, name: str | None) -> tuple[str, Iterator[str]]:
     if chosen[0].file_size > ARCHIVE_LIMIT:
         raise CorpusError(f"{table} is over 512 MB: unpack it")
     try:
-        text = open_zip(path).read(chosen[0]).decode("utf-8-sig")
+        text = unzipped(open_zip(path), chosen[0]).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise CorpusError(f"{table} is not UTF-8 (byte {error.start})") from error
     except ZIP_ERRORS as error:

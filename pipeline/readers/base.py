@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import lzma
 import os
 import posixpath
 import zipfile
@@ -28,7 +27,7 @@ ARCHIVE_LIMIT = 512 * 2**20  # bytes of one member that is read into memory
 LINE_LIMIT = 16 * 2**20  # characters or bytes of one line of a listing; records are a thousandth of it
 FETCH_LIMIT = 2 * 2**30  # bytes of a recording in a store, which is read into memory
 _SAMPLED = 4096  # bytes, a page: what a disk reads at the least
-ZIP_ERRORS = (OSError, KeyError, RuntimeError, EOFError, zipfile.BadZipFile, zlib.error, lzma.LZMAError)
+ZIP_ERRORS = (OSError, KeyError, RuntimeError, EOFError, zipfile.BadZipFile, zlib.error)
 """What reading a damaged, encrypted or oddly compressed zip file can raise."""
 
 
@@ -139,9 +138,10 @@ class Reader(Options):
                 return stream.read(source.size)
         try:
             archive = open_zip(path)
-            if archive.getinfo(source.member).file_size > ARCHIVE_LIMIT:
+            member = archive.getinfo(source.member)
+            if member.file_size > ARCHIVE_LIMIT:
                 raise AudioError(_too_large(source.member, path))
-            return archive.read(source.member)
+            return unzipped(archive, member)
         except storage.StoreError:
             raise
         except ZIP_ERRORS as error:
@@ -408,6 +408,18 @@ def _is_utf8(line: bytes) -> bool:
     except UnicodeDecodeError:
         return False
     return True
+
+
+def unzipped(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
+    """A member's content; of one that is longer than it claims, no more is unpacked.
+
+    Raises:
+        OSError, RuntimeError, BadZipFile, EOFError, zlib.error: It cannot be read, or is not what it claims.
+    """
+    if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise zipfile.BadZipFile("its compression unpacks without a bound: pack it with deflate, or without")
+    with archive.open(member) as stream:
+        return stream.read(member.file_size + 1)  # `archive.read` would unpack all of it, whatever it claims
 
 
 def open_zip(path: Path) -> zipfile.ZipFile:
