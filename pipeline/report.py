@@ -8,6 +8,7 @@ from typing import Any
 
 from pipeline.build import UnitReport
 from pipeline.publish.card import table, without_rows
+from pipeline.text import unmarked
 from schemas.manifest import DatasetManifest
 
 
@@ -99,5 +100,5 @@ class Report:
             parts.append("Speech not verified: no recogniser has compared it with the transcripts.")
         parts += [text.rstrip() for text in (without_rows(dataset),) if text]
         if self.warnings:
-            parts.append("\n".join(f"- {warning}" for warning in self.warnings))
+            parts.append("\n".join(f"- {unmarked(warning)}" for warning in self.warnings))
         return "\n\n".join(parts)

@@ -18,6 +18,7 @@ _PLAIN = str.maketrans({"’": "'", "\u02bc": "'", "\u2010": "-", "\u2011": "-",
 _TAG = re.compile(r"<[^<>\s]{1,24}>|\[[^\[\]\s]{1,24}\]|\{[^{}\s]{1,24}\}|(?<!\S)!SIL(?!\S)")
 _FENCE = re.compile(r"<[\s/]*transcript[\s/]*>", re.IGNORECASE)  # as stands around it in prompts
 _ANGLES = str.maketrans(dict.fromkeys("<>\uff1c\uff1e\ufe64\ufe65", " "))  # plain, wide and small
+_MARKUP = str.maketrans({"|": r"\|", "<": "&lt;"} | {mark: f"&#{ord(mark)};" for mark in "\\&[`*~"})
 _CONTROL = re.compile(
     r"""
       <\|[^<>|\s]{1,64}\|> | <｜[^<>｜\s]{1,64}｜>
@@ -101,6 +102,11 @@ def without_control(text: str) -> str:
 
 
 @lru_cache(maxsize=1024)
+def unmarked(text: str) -> str:
+    """Text as one line of markdown that is nothing but text there: no HTML, link, picture, code or end of a cell."""
+    return " ".join(text.translate(_MARKUP).split())
+
+
 def presentable(transcript: str, language: str | None) -> str:
     """A transcript as a person would write it: without tags, and not ALL IN CAPITALS."""
     text = without_tags(transcript)

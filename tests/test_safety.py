@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import asyncio
 import gzip
+import html
 import json
 import os
 import pickle
@@ -29,6 +30,7 @@ from pydantic import ValidationError
 
 from pipeline import audio, cli, plugins, replies
 from pipeline.endpoint import Client, EndpointError, RequestRefused
+from pipeline.evaluate.report import Table as EvaluationTable
 from pipeline.llm.base import kept_server
 from pipeline.llm.vllm import VLLM
 from pipeline.prompting import PromptError, PromptFile, Prompts, PromptSet
@@ -573,6 +575,13 @@ def test_a_terminal_shows_data_as_text(tmp_path: Path, capsys: pytest.CaptureFix
 def test_tables_of_cards_and_artifacts_hold_no_markup() -> None:
     made = card.table(("licence", "hours"), [("CC0 | <img src=x onerror=alert(1)>\n# Evil", "1.00")])
     assert made.splitlines()[2] == r"| CC0 \| &lt;img src=x onerror=alert(1)> # Evil | 1.00 |"
+    hostile = "![x](http://e/x.png) `a` *b* \\| <script> &lt;b> [l](javascript:1)"
+    other = EvaluationTable("t", ["who", "n"], [[hostile, "1\n2"]]).markdown
+    for row in (card.table(("who", "n"), [(hostile, "1")]), other):
+        cell = row.splitlines()[2]
+        assert not re.search(r"[\[`*]|<(?!br>)|\\(?!\|)|&(?!lt;|#\d+;)", cell)
+        assert len(re.findall(r"(?<!\\)\|", cell)) == 3, "no cell is ended"
+        assert html.unescape(cell.split(" | ")[0][2:].replace("\\|", "|")) == hostile
 
 
 def test_what_is_promised_names_a_test_that_exists() -> None:

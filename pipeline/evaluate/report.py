@@ -17,6 +17,7 @@ from pipeline.evaluate.drawings import drawings, learning
 from pipeline.evaluate.figures import NONE, Figure
 from pipeline.evaluate.results import Result, Run
 from pipeline.shards import write_atomically
+from pipeline.text import unmarked
 
 PAGE, TEXT, DRAWINGS = "report.html", "report.md", "figures"
 _BAD = 20  # rows that are named on the page
@@ -46,7 +47,7 @@ class Table:
     def markdown(self) -> str:
         """The same, to be read as text."""
         lines = [self.heads, ["---", *["---:"] * (len(self.heads) - 1)], *self.rows]
-        cells = [[cell.replace("|", "\\|").replace("\n", "<br>") for cell in line] for line in lines]
+        cells = [["<br>".join(map(unmarked, cell.split("\n"))) for cell in line] for line in lines]
         return "\n".join("| " + " | ".join(line) + " |" for line in cells)
 
 
@@ -184,5 +185,5 @@ def _markdown(result: Result, drawn: Sequence[Chart]) -> str:
         notes = "\n".join(f"- {name}: {text}" for name, text in table.notes)
         parts.append(f"## {table.title}\n\n{table.markdown}\n\n{notes}")
     if result.bad:
-        parts.append("## Not asked\n\n" + "\n".join(f"- `{turn}`: {why}" for turn, why in result.bad))
+        parts.append("## Not asked\n\n" + "\n".join(f"- {unmarked(turn)}: {unmarked(why)}" for turn, why in result.bad))
     return "\n\n".join(parts) + "\n"

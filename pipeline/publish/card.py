@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from pipeline.text import unmarked
 from schemas.manifest import DatasetManifest
 
 _USE = """```python
@@ -126,7 +127,7 @@ def table(header: tuple[str, ...], rows: Iterable[tuple[object, ...]]) -> str:
 
 def _cell(value: object) -> str:
     """A value that ends neither its cell nor its row and is no markup: licences are a corpus's own words."""
-    return " ".join(str(value).replace("|", r"\|").replace("<", "&lt;").split())
+    return unmarked(str(value))
 
 
 def hours(seconds: float) -> str:

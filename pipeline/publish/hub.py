@@ -11,8 +11,7 @@ import hashlib
 import logging
 import tempfile
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from functools import partial
@@ -25,12 +24,7 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RepositoryNotFoundError
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.lfs import UploadInfo, post_lfs_batch_info
-from huggingface_hub.utils import (
-    are_progress_bars_disabled,
-    disable_progress_bars,
-    enable_progress_bars,
-    validate_repo_id,
-)
+from huggingface_hub.utils import validate_repo_id
 
 from pipeline.publish import parquet
 from pipeline.publish.errors import PublishError
@@ -270,10 +264,9 @@ class Push:
 
     def _commit(self, operations: list[Any], head: str, message: str) -> str:
         try:
-            with _no_bars():  # of nothing: all is there but a picture
-                info = self._hub.api.create_commit(
-                    self._hub.repository, operations, commit_message=message, repo_type=KIND, parent_commit=head
-                )
+            info = self._hub.api.create_commit(
+                self._hub.repository, operations, commit_message=message, repo_type=KIND, parent_commit=head
+            )
         except HfHubHTTPError as error:
             if error.response is not None and error.response.status_code == _STALE:
                 raise _Moved from error
@@ -292,19 +285,6 @@ def _check_name(repository: str) -> None:
             f"{repository!r} names no repository: OWNER/NAME is expected, of letters, digits, `-`, `_` and `.`, "
             "at most 96 of them"
         )
-
-
-@contextmanager
-def _no_bars() -> Iterator[None]:
-    """Without huggingface_hub's progress bars."""
-    if are_progress_bars_disabled():
-        yield
-        return
-    disable_progress_bars()
-    try:
-        yield
-    finally:
-        enable_progress_bars()
 
 
 class _Moved(Exception):

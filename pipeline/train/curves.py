@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from pipeline.plugins import require
 from pipeline.shards import write_atomically
+from pipeline.text import unmarked
 from pipeline.train.watch import METRICS, SAMPLES, Line, lines
 
 PICTURE, DRAWING, PAGE, TEXT = "curves.png", "curves.svg", "report.html", "report.md"
@@ -230,7 +231,9 @@ def _markdown(out: Path, history: History, samples: Sequence[Line], pictured: bo
     if shown:
         parts.append("\n## What it said at the last validation\n")
         parts += [
-            f"\n{s['id']}\n\n- reference: {_line(s['reference'])}\n- response: {_line(s['response'])}" for s in shown
+            f"\n{unmarked(s['id'])}\n\n- reference: {unmarked(_line(s['reference']))}\n"
+            f"- response: {unmarked(_line(s['response']))}"
+            for s in shown
         ]
     return "\n".join(parts) + "\n"
 
