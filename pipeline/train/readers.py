@@ -64,6 +64,8 @@ class Readers:
             process.start()
             there.close()
             self._processes.append(process)
+        # Also where a program ends in the middle: later than this, Python has taken apart what ending them needs.
+        self._end = weakref.finalize(self, _end, self._sockets, self._processes)
 
     def __iter__(self) -> Iterator[Any]:
         """Results.
@@ -111,12 +113,16 @@ class Readers:
 
     def close(self) -> None:
         """Ends the processes, whatever they do."""
-        for one in self._sockets:
-            one.close()
-        for process in self._processes:
-            process.kill()  # they hold nothing but memory
-            process.join()
-        self._sockets, self._processes, self._files = [], [], []
+        self._end()
+        self._files = []
+
+
+def _end(sockets: Sequence[socket.socket], processes: Sequence[BaseProcess]) -> None:
+    for one in sockets:
+        one.close()
+    for process in processes:
+        process.kill()  # they hold nothing but memory
+        process.join()
 
 
 def _tell(reader: socket.socket, what: bytes) -> None:
