@@ -18,8 +18,8 @@ from pipeline.evaluate.decoding import Constrained, Constraint
 from pipeline.evaluate.errors import EvaluationError
 from pipeline.evaluate.grammars import Constraints
 from pipeline.evaluate.systems import System, View
-from pipeline.evaluate.tool_format import response_ids
 from pipeline.model.base import Batch, Encoded, ModelError, RowError, SpeechLM
+from pipeline.model.tool_format import response_ids
 from pipeline.prompting import Prompts
 from pipeline.text import base
 from pipeline.tools.turns import Turn
@@ -178,12 +178,7 @@ class Asker:
 
     def _text(self, ids: list[int], turn: Turn) -> str:
         """What was said; calls that the template writes in a form of its own in the usual one."""
-        text = self._lm.text(ids)
-        if not turn.concerns_tools or self.constraints.form.readable:
-            return text
-        raw = str(self._lm.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
-        plain = self.constraints.form.plain(raw.strip())
-        return text if plain == raw.strip() else plain
+        return self.constraints.form.said(self._lm, ids) if turn.concerns_tools else self._lm.text(ids)
 
     def _generate(self, ready: Sequence[Asked], processors: list[Any]) -> tuple[Batch, list[list[int]]]:
         batch = self._lm.collate([asked.encoded for asked in ready], left=True).to(self._lm.model.device)

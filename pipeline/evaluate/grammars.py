@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.evaluate.call_schema import schema_of
 from pipeline.evaluate.decoding import Constraint, Flags, State, Trie, stops_of
-from pipeline.evaluate.tool_format import ID, ID_PATTERN, ToolFormat, probe, response_ids, schema_of
 from pipeline.model.base import SpeechLM
+from pipeline.model.tool_format import ID, ID_PATTERN, ToolFormat, probe, response_ids
 from pipeline.plugins import require
 from schemas.conversation import Message, ToolSpec
 

@@ -13,6 +13,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -20,8 +21,9 @@ from torch import distributed as dist
 
 from pipeline import wer
 from pipeline.model.base import Encoded, RowError
+from pipeline.model.tool_format import ToolFormat, probe
 from pipeline.seeds import derive
-from pipeline.tools.turns import decisive
+from pipeline.tools.turns import concerns_tools, decisive
 from pipeline.train import curriculum, module
 from pipeline.train.batches import plan
 from pipeline.train.bucketing import mixed
@@ -180,7 +182,17 @@ class Validation:
             batch = speech_lm.collate([asked[row] for row in some], left=True).to(engine.state.device)
             with memory_named(f"decoding {len(some)} rows", "lower `batches.tokens`"), engine.autocast:
                 made = engine.learner(Work(batch, self._stage.loss, most_tokens=most))
-            yield from zip(some, map(speech_lm.text, made), strict=True)
+            yield from ((row, self._text(row, ids)) for row, ids in zip(some, made, strict=True))
+
+    def _text(self, row: int, ids: Sequence[int]) -> str:
+        """What the ids say. The marks of calls may be special tokens, of which a text keeps nothing."""
+        if not concerns_tools(self._rows[row]):
+            return self._engine.speech_lm.text(ids)
+        return self._form.said(self._engine.speech_lm, ids)
+
+    @cached_property
+    def _form(self) -> ToolFormat:
+        return probe(self._engine.speech_lm)
 
     def _together(self, asked: dict[int, Encoded]) -> Iterator[list[int]]:
         """Rows of like length, as many as the budget of a batch allows with what they are answered."""
@@ -202,7 +214,7 @@ class Validation:
         sample, speech_lm = decisive(self._rows[row]), self._engine.speech_lm
         whole = speech_lm.encode(sample, sounds=False)
         begun = len(speech_lm.encode(sample, answer=False, sounds=False).ids)
-        reference = speech_lm.text(whole.ids[begun:][whole.targets[begun:]].tolist())
+        reference = self._text(row, whole.ids[begun:][whole.targets[begun:]].tolist())
         scores = {"exact": float(said == reference)}
         if sample.task == TRANSCRIPTION:
             errors = _errors(sample, said)

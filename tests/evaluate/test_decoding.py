@@ -13,12 +13,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers import LogitsProcessor
 
-from pipeline.evaluate import joint, tool_format
+from pipeline.evaluate import joint
+from pipeline.evaluate.call_schema import schema_of
 from pipeline.evaluate.decoding import Constrained, Constraint, Trie
 from pipeline.evaluate.grammars import Constraints
-from pipeline.evaluate.tool_format import HERMES, ID, ToolFormat, read, schema_of
-from pipeline.model import tiny
+from pipeline.model import tiny, tool_format
 from pipeline.model.base import SpeechLM
+from pipeline.model.tool_format import HERMES, ID, ToolFormat, read
 from pipeline.tools import calls, validation
 from schemas.conversation import Message, ToolCall, ToolSpec
 from schemas.sample import Sample

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from pipeline.model.base import ModelError, RowError, SpeechLM
 from pipeline.tools.calls import Call, calls_of
@@ -48,6 +48,15 @@ class ToolFormat:
     """Whether the template was understood; else the calls are written as Hermes and Qwen do."""
     readable: bool = True
     """Whether `pipeline.tools.calls` reads it as it is."""
+
+    def said(self, lm: SpeechLM, ids: Sequence[int]) -> str:
+        """Generated ids as text, whose calls are written so that `pipeline.tools.calls` reads them."""
+        text = lm.text(ids)
+        if self.readable:
+            return text
+        raw = str(lm.tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)).strip()
+        plain = self.plain(raw)
+        return text if plain == raw else plain
 
     def plain(self, text: str) -> str:
         """Calls in the form of Hermes; what begins a call and is none is left so that it cannot be read as one.
@@ -164,65 +173,3 @@ def _arguments(text: str, at: int) -> tuple[int, int] | None:
             return begin, end
         begin = text.find("{", begin + 1)
     return None
-
-
-def schema_of(tool: ToolSpec, form: ToolFormat) -> dict[str, Any]:
-    """The JSON Schema of a tool's arguments as they are written, with no end left open that need not be."""
-    made: dict[str, Any] = _bounded(json.loads(tool.parameters))
-    return made | {
-        "x-guidance": {
-            "whitespace_flexible": False,
-            "item_separator": form.item_separator,
-            "key_separator": form.key_separator,
-        }
-    }
-
-
-_DAY = (
-    r"(?:[1-9][0-9]{3}-(?:(?:0[13578]|1[02])-(?:0[1-9]|[12][0-9]|3[01])|(?:0[469]|11)-(?:0[1-9]|[12][0-9]|30)"
-    r"|02-(?:0[1-9]|1[0-9]|2[0-8]))|20(?:[02468][048]|[13579][26])-02-29)"
-)
-_CLOCK = r"(?:[01][0-9]|2[0-3]):[0-5][0-9](?::[0-5][0-9])?"
-_PATTERNS = {"date": f"^{_DAY}$", "time": f"^{_CLOCK}$", "date-time": f"^{_DAY}T{_CLOCK}$"}
-"""Formats as `pipeline.tools.validation` has them: seconds and offset may be left out."""
-_LONGEST = 200  # characters of a text that its schema does not bound
-_MOST = 16  # items of a list
-_LARGEST = 10**12
-_NESTED = ("items", "contains", "additionalProperties")
-_BRANCHES = ("anyOf", "oneOf", "allOf", "prefixItems")
-_NAMED = ("properties", "$defs", "definitions")
-
-
-def _bounded(schema: Any) -> Any:
-    """A schema in which every value ends, and objects have no keys but those that they name."""
-    if not isinstance(schema, dict):
-        return schema
-    made = dict(schema)
-    for key in _NAMED:
-        if isinstance(made.get(key), dict):
-            made[key] = {name: _bounded(inner) for name, inner in made[key].items()}
-    for key in _NESTED:
-        if key in made:
-            made[key] = _bounded(made[key])
-    for key in _BRANCHES:
-        if isinstance(made.get(key), list):
-            made[key] = [_bounded(inner) for inner in made[key]]
-    kinds = made.get("type", ())
-    kinds = {kinds} if isinstance(kinds, str) else set(kinds)
-    free = not made.keys() & {"enum", "const", "$ref"}
-    if "string" in kinds and free:
-        _bound_text(made)
-    if "array" in kinds and free:
-        made.setdefault("maxItems", max(_MOST, int(made.get("minItems", 0))))
-    if "integer" in kinds and free and not made.keys() & {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"}:
-        made |= {"minimum": -_LARGEST, "maximum": _LARGEST}
-    if "object" in kinds and "properties" in made:
-        made.setdefault("additionalProperties", False)
-    return made
-
-
-def _bound_text(made: dict[str, Any]) -> None:
-    if made.get("format") in _PATTERNS and "pattern" not in made:
-        made["pattern"] = _PATTERNS[made.pop("format")]
-    elif not made.keys() & {"pattern", "format"}:
-        made.setdefault("maxLength", max(_LONGEST, int(made.get("minLength", 0))))
