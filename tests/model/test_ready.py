@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -315,6 +316,16 @@ def test_voxtral_s_calls_have_ids_of_nine_characters(tmp_path: Path) -> None:
         == model.tokenizer.decode(read.ids[read.targets])
         == '[TOOL_CALLS]lamp_on[CALL_ID]000000001[ARGS]{"room": "hall"}</s>'
     )
+
+
+def test_a_package_that_a_ready_model_needs_is_named(tmp_path: Path) -> None:
+    """Its weights are whole; its tokenizer is Mistral's own."""
+    if importlib.util.find_spec("mistral_common") is not None:
+        pytest.skip("mistral-common is installed")
+    folder = tiny_ready.voxtral(tmp_path / "model")
+    (folder / "tekken.json").write_text('{"config": {"version": "v7", "pattern": "."}, "vocab": []}')
+    with pytest.raises(ModelError, match=r".*mistral-common.*pip install 'earwitness\[voxtral\]'"):
+        load(str(folder))
 
 
 def test_gemma_s_features_are_those_of_a_batch_with_a_longer_sound(tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ from pipeline.model.chat import Chat, expand
 from pipeline.model.collate import collate
 from pipeline.model.quiet import quiet
 from pipeline.model.speech_lm import head, packs, size_of, sound_of
+from pipeline.plugins import MissingExtra
 from schemas.sample import Sample
 from schemas.training import Part
 
@@ -47,6 +48,8 @@ class Ready(SpeechLM):
     """Of transformers' configurations."""
     architecture: ClassVar[str]
     """transformers' class, by name."""
+    extra: ClassVar[str] = "train"
+    """Which of this project's extras brings the packages that transformers needs for it."""
     encoder: ClassVar[str] = "model.audio_tower"
     """Where the parts are in the model."""
     adapter: ClassVar[str] = "model.multi_modal_projector"
@@ -115,12 +118,20 @@ class Ready(SpeechLM):
     def load(
         cls, name: str, *, revision: str = "", device: str = "cpu", dtype: str = "float32", attention: str = "sdpa"
     ) -> Self:
-        """The model of a hub id or folder, of transformers or saved here."""
+        """The model of a hub id or folder, of transformers or saved here.
+
+        Raises:
+            MissingExtra: transformers needs a package for it that is not installed.
+        """
         known = {"revision": revision} if revision else {}
-        model = getattr(library, cls.architecture).from_pretrained(
-            name, dtype=getattr(torch, dtype), attn_implementation={"text_config": attention}, **known
-        )
-        tokenizer, extractor = cls.read(name, known)
+        try:
+            model = getattr(library, cls.architecture).from_pretrained(
+                name, dtype=getattr(torch, dtype), attn_implementation={"text_config": attention}, **known
+            )
+            tokenizer, extractor = cls.read(name, known)
+        except ImportError as error:
+            why = " ".join(str(error).split())
+            raise MissingExtra(f"{name}: {why} Its tested range: pip install 'earwitness[{cls.extra}]'") from error
         settings, _ = library.ProcessorMixin.get_processor_dict(name, **known)
         # The processor's template knows of audio; the tokenizer's, where they differ, does not.
         if isinstance(template := settings.get("chat_template"), str):

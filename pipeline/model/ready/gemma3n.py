@@ -1,7 +1,7 @@
 """Gemma 3n: a Universal Speech Model (arXiv 2303.01037) as encoder; 188 positions for 30 s, however short the sound.
 
 Its own processor cuts sound off after 30 s. Here longer sound goes on in further windows, between the same marks.
-transformers needs the package timm for its eyes, which are not used here, and kept as they are.
+transformers needs the package timm (extra `gemma3n`) for its eyes, which are not used here, and kept as they are.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ class Gemma3n(Ready):
     is_plugin = True
     model_types = ("gemma3n",)
     architecture = "Gemma3nForConditionalGeneration"
+    extra = "gemma3n"
     adapter = "model.embed_audio"
 
     @classmethod

@@ -1,8 +1,8 @@
 """Voxtral (arXiv 2507.13264): Whisper's encoder, four frames side by side, Llama; 12.5 positions a second.
 
 Sound is padded to whole windows of 30 s, and the silence takes positions, too: 375 a window, whatever is said.
-Its files have Mistral's own tokenizer. transformers reads that; its chat template comes of the package mistral-common,
-which must be installed, or from a `chat_template.jinja` in the folder.
+Its files have Mistral's own tokenizer. transformers reads that, and writes its chat template, with the package
+mistral-common, of the extra `voxtral`.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ class Voxtral(Ready):
     is_plugin = True
     model_types = ("voxtral",)
     architecture = "VoxtralForConditionalGeneration"
+    extra = "voxtral"
 
     @classmethod
     def read(cls, name: str, known: dict[str, Any]) -> tuple[Any, Any]:
@@ -41,8 +42,8 @@ class Voxtral(Ready):
             tokenizer = convert_tekken_tokenizer(file)
         if not tokenizer.chat_template:
             raise ModelError(
-                f"{name} has no chat template: `pip install mistral-common`, of which transformers makes one, or put "
-                "a `chat_template.jinja` into its folder"
+                f"{name} has no chat template: `pip install 'earwitness[voxtral]'`, with which transformers makes one, "
+                "or put a `chat_template.jinja` into its folder"
             )
         return tokenizer, library.WhisperFeatureExtractor.from_pretrained(name, **known)
 
