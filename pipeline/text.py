@@ -101,12 +101,12 @@ def without_control(text: str) -> str:
     return text
 
 
-@lru_cache(maxsize=1024)
 def unmarked(text: str) -> str:
     """Text as one line of markdown that is nothing but text there: no HTML, link, picture, code or end of a cell."""
     return " ".join(text.translate(_MARKUP).split())
 
 
+@lru_cache(maxsize=1024)
 def presentable(transcript: str, language: str | None) -> str:
     """A transcript as a person would write it: without tags, and not ALL IN CAPITALS."""
     text = without_tags(transcript)
