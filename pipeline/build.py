@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import pyarrow as pa
 from msgspec.structs import replace as with_position
 
 from pipeline import counts, logs, mirror, shards
@@ -100,6 +101,17 @@ def planned(job: Job, limit: int | None = None) -> Plan:
     plan = setup.plan(out, limit)
     withdraw(out, plan, setup.recipe.shards.rows_per_batch)
     return plan
+
+
+def make_ready(recipe: str) -> None:
+    """Loads what building needs while nothing is to be built yet."""
+    prepare(recipe)
+    load_converters()
+
+
+def load_converters() -> None:
+    """Loads what pyarrow does at the first list that it converts: pandas, where that is installed."""
+    pa.array([""])
 
 
 def drafts(plan_folder: Path, unit: Unit) -> Iterator[Sample]:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, ParamSpec, TypeVar
 
 import pyarrow as pa
 import typer
@@ -24,6 +24,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.table import Table
 from rich.text import Text
 
+from pipeline import build as building
 from pipeline import inspect as inspection
 from pipeline import logs, mirror, storage
 from pipeline import metrics as figures
@@ -40,14 +41,15 @@ from pipeline.setup import prepare
 from pipeline.shards import DiskError, refuse_foreign
 from pipeline.status import status
 from pipeline.terminal import Terminal, escape
-from pipeline.tools import catalogue as catalogues
-from pipeline.tools import trial
-from pipeline.tools.catalogue import Catalogue
 from pipeline.tools.errors import CatalogueError
 from pipeline.train.command import overfit, train
 from pipeline.workers import begin_early
 from schemas.manifest import DatasetManifest
 from schemas.sample import Sample
+
+if TYPE_CHECKING:  # a build without tools starts sooner
+    from pipeline.tools import trial
+    from pipeline.tools.catalogue import Catalogue
 
 console = Terminal()
 errors = Terminal(stderr=True)
@@ -109,7 +111,7 @@ def build(
     os.environ.setdefault("PREFECT_LOGGING_INTERNAL_LEVEL", "ERROR" if verbose else "CRITICAL")
     _check_prefect_home()
     if runner == "processes":
-        begin_early(prepare, str(path))
+        begin_early(building.make_ready, str(path))
     with _told_how_to_go_on(folder), _shown(folder):
         from flows import build_dataset
 
@@ -230,6 +232,8 @@ def tools(
     seed: Annotated[int, typer.Option(help="Draws them.")] = 0,
 ) -> None:
     """Check a tool catalogue with its grammars, and show what would be asked."""
+    from pipeline.tools import catalogue as catalogues
+
     paths = catalogues.files(catalogue)
     if not paths:
         raise CatalogueError(f"{catalogue}: no catalogue is in it; files NAME.json with tools are expected")
@@ -238,6 +242,8 @@ def tools(
 
 
 def _show_catalogue(catalogue: Catalogue, languages: list[str] | None, examples: int, seed: int) -> None:
+    from pipeline.tools import trial
+
     console.print(Text.assemble((catalogue.name, "bold"), f"  {catalogue.path}: {catalogue.about('en')}"))
     table = Table("tool", "arguments", *(f"phrasings, {name}" for name in catalogue.grammars))
     for tool in catalogue.tools.values():
@@ -451,6 +457,7 @@ def _apart(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
             outcome.set_exception(error)
 
     threading.Thread(target=run, daemon=True).start()
+    building.load_converters()  # while Prefect waits for its server
     return outcome.result()
 
 

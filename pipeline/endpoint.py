@@ -13,14 +13,16 @@ import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
-import aiohttp
 import orjson
 from yarl import URL
 
 from pipeline import counts
+
+if TYPE_CHECKING:  # who asks nobody need not load it: it takes a tenth of a second at each start
+    import aiohttp
 
 log = logging.getLogger("earwitness")
 T = TypeVar("T")
@@ -115,6 +117,8 @@ class Client:
         """Requests that went out, tries included."""
 
     async def __aenter__(self) -> Client:
+        import aiohttp
+
         headers = {"Content-Type": _JSON}
         if self._key:
             headers["Authorization"] = f"Bearer {self._key}"
@@ -314,6 +318,8 @@ class Client:
         content_type: str,
         read: Callable[[bytes], Any] | None,
     ) -> _Answer:
+        import aiohttp
+
         assert self._session is not None
         self._in_flight[index] += 1
         self._traffic.in_flight += 1

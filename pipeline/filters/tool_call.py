@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pipeline.stage import Filter
-from pipeline.tools.validation import problem
 from schemas.conversation import Message
 from schemas.sample import Rejection, Sample
 
@@ -32,6 +31,8 @@ def _wrong_outcome(outcome: str, calls: bool) -> Rejection | None:
 
 
 def _wrong_call(sample: Sample) -> Rejection | None:
+    from pipeline.tools.validation import problem
+
     for message in sample.messages:
         for call in message.tool_calls:
             found = problem(call, sample.tools)

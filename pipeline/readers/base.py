@@ -11,7 +11,7 @@ from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
-from typing import IO, Any, AnyStr, ClassVar, Literal
+from typing import IO, TYPE_CHECKING, Any, AnyStr, ClassVar, Literal
 
 import xxhash
 from pydantic import PositiveInt, field_validator
@@ -22,6 +22,9 @@ from pipeline.storage import place
 from pipeline.text import clean, language_tag
 from schemas.recipe import Options
 from schemas.utterance import AudioSource, Utterance
+
+if TYPE_CHECKING:  # who has no tools need not load them
+    from pipeline.tools.catalogue import Catalogue
 
 ARCHIVE_LIMIT = 512 * 2**20  # bytes of one member that is read into memory
 LINE_LIMIT = 16 * 2**20  # characters or bytes of one line of a listing; records are a thousandth of it
@@ -91,6 +94,11 @@ class Reader(Options):
     def recognise(cls, path: Path) -> dict[str, Any] | None:
         """Options with which this reader reads a path, or None if it is not of its layout."""
         return None
+
+    @property
+    def catalogues(self) -> Mapping[str, Catalogue]:
+        """The tools that are to be asked for, by name, where the corpus consists of such."""
+        return {}
 
     # What follows serves the subclasses.
 

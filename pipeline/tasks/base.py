@@ -6,7 +6,7 @@ import random
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from msgspec.structs import replace
 from pydantic import Field
@@ -14,12 +14,14 @@ from pydantic import Field
 from pipeline import seeds
 from pipeline.prompting import Prompts, PromptSet
 from pipeline.text import base, contains, lowered, normalise, presentable, spaced, words
-from pipeline.tools.catalogue import Catalogue
 from schemas.conversation import AUDIO_PLACEHOLDER, Message
 from schemas.recipe import Options
 from schemas.replies import Reply
 from schemas.sample import Sample
 from schemas.utterance import Utterance
+
+if TYPE_CHECKING:  # who has no tools need not load them
+    from pipeline.tools.catalogue import Catalogue
 
 
 @dataclass(frozen=True)
