@@ -104,6 +104,7 @@ def _dask(address: str | None, workers: int | None, most: int) -> Iterator[Place
         with made.DaskTaskRunner(cluster_kwargs=local) as runner:
             yield Place(runner, count, 2 * count)
         return
+    _knock("Dask", address)
     with made.DaskTaskRunner(address=address) as runner:
         try:
             runner.client.wait_for_workers(1, timeout=_WAIT)
@@ -139,7 +140,7 @@ def _ray(address: str | None, workers: int | None, most: int) -> Iterator[Place]
         with made.RayTaskRunner(address="local", init_kwargs=options) as runner:
             yield Place(runner, count, 2 * count)
         return
-    _knock(address)
+    _knock("Ray", address)
     try:
         runner = made.RayTaskRunner(address=address, init_kwargs=options).__enter__()
     except (ConnectionError, ValueError, RuntimeError) as error:
@@ -154,15 +155,20 @@ def _ray(address: str | None, workers: int | None, most: int) -> Iterator[Place]
         runner.__exit__(None, None, None)
 
 
-def _knock(address: str) -> None:
-    """Ray tries an address at which nobody listens for ever, and does not say so."""
-    parts = urlsplit(address if "://" in address else f"ray-head://{address}")
-    if parts.hostname is None or parts.port is None:  # `auto`
+def _knock(kind: str, address: str) -> None:
+    """Ray tries an address at which nobody listens for ever, and does not say so; Dask for half a minute."""
+    cure = {"Dask": "Give the scheduler's tcp://HOST:PORT", "Ray": "Give the head's HOST:PORT"}[kind]
+    try:
+        parts = urlsplit(address if "://" in address else f"cluster://{address}")
+        host, port = parts.hostname, parts.port
+    except ValueError as error:
+        raise ClusterError(f"{address}: no address of a cluster: {error}. {cure}") from error
+    if host is None or port is None:  # `auto`
         return
     try:
-        socket.create_connection((parts.hostname, parts.port), timeout=_KNOCK).close()
+        socket.create_connection((host, port), timeout=_KNOCK).close()
     except OSError as error:
-        raise ClusterError(f"{address}: no Ray cluster listens here: {error}. Give the head's HOST:PORT") from error
+        raise ClusterError(f"{address}: no {kind} cluster listens here: {error}. {cure}") from error
 
 
 def _limited(

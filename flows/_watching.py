@@ -1,4 +1,4 @@
-"""What a flow tells while it runs: a progress artifact that moves, our logs on Prefect's page, and metrics."""
+"""What a flow tells while it runs: that it lives, how far it is, our logs on Prefect's page, metrics."""
 
 from __future__ import annotations
 
@@ -14,8 +14,12 @@ from uuid import UUID
 
 import httpx
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
+from prefect.client.orchestration import get_client
+from prefect.context import FlowRunContext
+from prefect.events import emit_event
 from prefect.exceptions import PrefectException
 from prefect.logging import get_run_logger
+from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY
 
 from pipeline import logs, metrics, mirror, telling
 from pipeline.build import Job, UnitReport
@@ -25,6 +29,10 @@ from schemas.manifest import DatasetManifest
 
 EVERY = 3.0  # seconds between two moves of a progress artifact
 _TOLD_EVERY = 30.0  # seconds between two lines about how far a build is
+BEAT_EVERY = 30.0  # seconds between two signs of life
+BEAT = "prefect.flow-run.heartbeat"
+BY_HAND = "earwitness-terminal"
+"""The tag of runs that no worker started."""
 
 log = logging.getLogger("earwitness")
 
@@ -42,6 +50,43 @@ def on_page(run: str = "") -> Iterator[None]:
     finally:
         for handler in added:
             log.removeHandler(handler)
+
+
+@contextmanager
+def alive() -> Iterator[None]:
+    """Signs of life of a run in a terminal that a server knows; in deployments Prefect gives them.
+
+    By them the server's automation knows when such a run was killed. Prefect's own would make each run wait for up to a
+    second at its end, since their thread sleeps in such steps.
+    """
+    context = FlowRunContext.get()
+    run = context.flow_run if context is not None else None
+    if run is None or not PREFECT_API_URL.value() or PREFECT_FLOWS_HEARTBEAT_FREQUENCY.value() is not None:
+        yield
+        return
+    resource = {"prefect.resource.id": f"prefect.flow-run.{run.id}", "prefect.resource.name": run.name}
+    related = [{"prefect.resource.id": f"prefect.tag.{BY_HAND}", "prefect.resource.role": "tag"}]
+    ended = threading.Event()
+
+    def beat() -> None:
+        try:
+            with get_client(sync_client=True) as client:
+                client.update_flow_run(run.id, tags=[*run.tags, BY_HAND])  # so that its end is known by the same tag
+        except (httpx.HTTPError, PrefectException, OSError) as error:
+            log.warning("the server will not notice if this run is killed: %s", error)
+            return
+        while True:
+            emit_event(event=BEAT, resource=resource, related=related)
+            if ended.wait(BEAT_EVERY):
+                return
+
+    thread = threading.Thread(target=contextvars.copy_context().run, args=(beat,), name="alive", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 @contextmanager

@@ -107,7 +107,7 @@ def build_dataset(
     out = out or str(Path("out") / setup.recipe.name)
     folder = mirror.folder(out)
     job = Job(recipe, mirror.address(folder), fingerprint=setup.fingerprint, shared=address is not None)
-    with exclusive(folder), ExitStack() as watching:
+    with exclusive(folder), _watching.alive(), ExitStack() as watching:
         claim(folder, setup.recipe.name)
         clear_temporary(folder)
         if verify:
@@ -232,6 +232,6 @@ def run(
     verify: bool = False,
 ) -> Report:
     """The flow, here and now."""
-    # The heartbeat thread sleeps in steps of a second, which every run would wait for at its end.
+    # Its thread sleeps in steps of a second, which every run would wait for at its end. See `_watching.alive`.
     with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
         return build_dataset(str(recipe), str(out), limit, workers, runner, address, verify)

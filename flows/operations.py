@@ -11,6 +11,8 @@ from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
+import httpx
+import prefect
 from prefect.blocks.webhook import Webhook
 from prefect.client.orchestration import PrefectClient, get_client
 from prefect.client.schemas.actions import WorkPoolCreate
@@ -24,9 +26,11 @@ from prefect.client.schemas.filters import (
 from prefect.client.schemas.objects import State, StateType
 from prefect.events.actions import CallWebhook, ChangeFlowRunState
 from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
-from prefect.exceptions import ObjectNotFound
+from prefect.exceptions import ObjectNotFound, PrefectException
 from prefect.states import AwaitingRetry, Crashed
 from pydantic import SecretStr
+
+from flows._watching import BEAT, BY_HAND
 
 POOL = "earwitness"
 QUEUES = {
@@ -38,6 +42,9 @@ QUEUES = {
 }
 """Name: the limit that a new queue gets, and what it is for. A limit that was changed on the server stays."""
 
+REFUSED = (httpx.HTTPError, PrefectException, ValueError)
+"""What is raised where a server is none of Prefect's, is another version or wants a password."""
+VERSION = prefect.__version__
 ALERT_VARIABLE = "EARWITNESS_ALERT_URL"
 SILENCE = timedelta(seconds=150)  # five signs of life are missing
 WAITING = timedelta(minutes=15)  # a worker took a run and nothing came of it
@@ -94,11 +101,10 @@ _ALERT = "earwitness: tell of failures"
 
 def _silent() -> AutomationCore:
     """A run that gives no sign of life any more has crashed, whoever was to report it."""
-    beat = "prefect.flow-run.heartbeat"
     return AutomationCore(
         name="earwitness: silent runs have crashed",
         description="Frees what they hold, so that the next run begins.",
-        trigger=_absence({beat}, {beat, *_ENDED}, SILENCE),
+        trigger=_absence({BEAT}, {BEAT, *_ENDED}, SILENCE, BY_HAND),
         actions=[
             ChangeFlowRunState(state=StateType.CRASHED, message="no sign of life: its process or machine is gone")
         ],
@@ -130,15 +136,18 @@ def _alert(block: UUID) -> AutomationCore:
     )
 
 
-def _absence(after: set[str], expect: set[str], within: timedelta) -> EventTrigger:
-    return _trigger(after=after, expect=expect, posture=Posture.Proactive, threshold=1, within=within)
+def _absence(after: set[str], expect: set[str], within: timedelta, *tags: str) -> EventTrigger:
+    return _trigger(*tags, after=after, expect=expect, posture=Posture.Proactive, threshold=1, within=within)
 
 
-def _trigger(**given: Any) -> EventTrigger:
-    """About flow runs of our deployments, each by itself."""
+def _trigger(*tags: str, **given: Any) -> EventTrigger:
+    """About flow runs of our deployments, and those with other tags, each by itself."""
     return EventTrigger(
         match={"prefect.resource.id": "prefect.flow-run.*"},
-        match_related={"prefect.resource.role": "tag", "prefect.resource.id": "prefect.tag.earwitness"},
+        match_related={
+            "prefect.resource.role": "tag",
+            "prefect.resource.id": [f"prefect.tag.{tag}" for tag in ("earwitness", *tags)],
+        },
         for_each={"prefect.resource.id"},
         **given,
     )

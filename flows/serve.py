@@ -12,6 +12,7 @@ import asyncio
 import ctypes
 import fcntl
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -25,6 +26,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import IO, Any
+from urllib.parse import urlsplit
 
 from rich.console import Console
 
@@ -39,6 +41,7 @@ HOST = "127.0.0.1"
 PORT = "4200"
 START_SECONDS = 180.0
 STOP_SECONDS = 30.0
+ALERT_SECONDS = 5.0
 LOOK_SECONDS = 0.5
 MOST_STARTS, STARTS_SECONDS = 5, 600.0  # a server or worker that ends again and again is given up
 QUIET = {
@@ -144,6 +147,7 @@ def main() -> None:
 def _serve(stack: ExitStack) -> None:
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
+    _check_alert(os.environ.get("EARWITNESS_ALERT_URL", ""))
     home = Path(os.environ.setdefault("PREFECT_HOME", str(HOME))).expanduser()
     home.mkdir(parents=True, exist_ok=True)
     _alone(home, stack)
@@ -155,9 +159,15 @@ def _serve(stack: ExitStack) -> None:
     _wait_for(api, children)
     from flows import operations  # after the address is known: Prefect reads it when it is imported
 
-    if own:
-        _tell_settled(asyncio.run(operations.settle_lost()))
-    told = asyncio.run(operations.set_up())
+    try:
+        if own:
+            _tell_settled(asyncio.run(operations.settle_lost()))
+        told = asyncio.run(operations.set_up())
+    except operations.REFUSED as error:
+        raise ServeError(
+            f"{api} (PREFECT_API_URL) does not take what is served: {error}. Is it a Prefect server of version "
+            f"{operations.VERSION} or newer, and do PREFECT_API_AUTH_STRING or PREFECT_API_KEY say what it wants?"
+        ) from error
     name = f"{socket.gethostname()}-{os.getpid()}"
     worker = Child("worker", ["worker", "start", "--type", "process", "--pool", operations.POOL, "--name", name])
     stack.callback(_stop, worker, operations)
@@ -185,8 +195,37 @@ def _alone(home: Path, stack: ExitStack) -> None:
         ) from error
 
 
+def _is_web(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # no port is such a number
+        return False
+
+
+def _check_alert(url: str) -> None:
+    """Whether a webhook can be one, and whether somebody listens there now. It may hold a secret: it is not shown."""
+    if not url:
+        return
+    if not _is_web(url):
+        raise ServeError("EARWITNESS_ALERT_URL is no address: a webhook's is expected, https://HOST/..., or none")
+    if urllib.request.getproxies():
+        return
+    parts = urlsplit(url)
+    port = parts.port or {"http": 80, "https": 443}[parts.scheme]
+    try:
+        socket.create_connection((parts.hostname or "", port), timeout=ALERT_SECONDS).close()
+    except OSError as error:
+        _tell(
+            f"Warning: nobody answers at {parts.hostname}:{port} (EARWITNESS_ALERT_URL): {error}. "
+            "Failures are told to nobody while that is so."
+        )
+
+
 def _server(home: Path, stack: ExitStack) -> Child:
     port = os.environ.get("PREFECT_SERVER_API_PORT", PORT)
+    if not port.isdecimal() or not 0 < int(port) < 2**16:
+        raise ServeError(f"PREFECT_SERVER_API_PORT is {port!r}: a port is expected, a number from 1 to 65535")
     with socket.socket() as probe:
         if not probe.connect_ex((HOST, int(port))):
             raise ServeError(
@@ -202,6 +241,8 @@ def _server(home: Path, stack: ExitStack) -> Child:
 
 def _wait_for(api: str, children: list[Child]) -> None:
     """Waits until the server answers."""
+    if not _is_web(api) or "/api" not in urlsplit(api).path:
+        raise ServeError(f"PREFECT_API_URL is {api!r}: the address of a server's API is expected: http://HOST:4200/api")
     deadline = time.monotonic() + (START_SECONDS if children else 10.0)
     while True:
         with suppress(OSError), urllib.request.urlopen(f"{api.rstrip('/')}/health", timeout=5):
@@ -216,7 +257,20 @@ def _deploy() -> None:
     command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise ServeError(f"prefect.yaml was not deployed:\n{done.stdout}{done.stderr}")
+        raise ServeError(
+            "prefect.yaml was not deployed. Mend it, and start this again. Prefect says: "
+            + _essence(f"{done.stdout}{done.stderr}")
+        )
+
+
+def _essence(told: str) -> str:
+    """What Prefect says of a deployment that it refuses, without its stacks and without all that was sent to it."""
+    names = re.findall(r"Deploying (\S+) *│", told)
+    where = f"deployment {names[-1]!r}: " if names else ""
+    reasons = re.findall(r"'msg': (?:\"([^\"]+)\"|'([^']+)')", told)
+    if reasons:
+        return where + "; ".join(sorted({double or single for double, single in reasons}))
+    return where + told.rpartition("╯")[2].strip()
 
 
 def _stop(worker: Child, operations: Any) -> None:

@@ -1,4 +1,4 @@
-"""What runs on a schedule: `make serve`, the deployments, their limits, who is told, and a server on PostgreSQL.
+"""What runs on a schedule: `make serve`, deployments from build to evaluation, limits, alerts, PostgreSQL.
 
 In the order of the file: the schedule's minute and the silence of a dead run pass while other tests do their work.
 """
@@ -31,6 +31,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from pipeline import inspect
+from tests import hub as hubs
 from tests.conftest import ROOT, _free_port
 
 pytestmark = [
@@ -42,6 +43,15 @@ pytestmark = [
 
 PATIENCE = 240.0  # seconds, on a machine that is busy; what is waited for takes 5 to 60
 T = TypeVar("T")
+TRAINING = {
+    "name": "short",
+    "data": [{"path": "out/quick"}],
+    "model": {"encoders": ["builtin:tiny-wav2vec2"], "adapter": {"kind": "stack"}, "llm": "builtin:tiny-llm"},
+    "stages": [{"name": "words", "trains": ["adapter", "llm"], "tasks": {"transcription": 1}, "steps": 3, "warmup": 1}],
+    "batches": {"tokens": 1024, "seconds": 60, "per_step": 1, "workers": 0},
+    "validation": {"share": 0.1, "every": 3, "rows": 2, "decode": 1, "most_tokens": 4},
+    "precision": "fp32",
+}
 
 
 def until(found: Callable[[], T], what: str, seconds: float = PATIENCE) -> T:
@@ -193,6 +203,8 @@ def clone(tmp_path_factory: pytest.TempPathFactory, recipes: dict[str, Path]) ->
     shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(".venv*", "out", ".git", ".*_cache", "__pycache__"))
     (copy / ".venv").symlink_to(sys.prefix)
     shutil.copy(recipes["quick"], copy / "mine.yaml")
+    with open(copy / "model.yaml", "w") as stream:
+        YAML().dump(TRAINING, stream)
     text = (copy / "prefect.yaml").read_text()
     text = text.replace("{recipe: quickstart}", "{recipe: mine.yaml, workers: 1}")
     text, times = re.subn(r'cron: "0 1 \* \* \*"(.*)active: false', r'cron: "* * * * *"\1active: true', text)
@@ -202,11 +214,21 @@ def clone(tmp_path_factory: pytest.TempPathFactory, recipes: dict[str, Path]) ->
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory, clone: Path, told: tuple[str, list[str]]) -> Iterator[Served]:
+def hub() -> Iterator[hubs.Hub]:
+    with hubs.serving() as it:
+        yield it
+
+
+@pytest.fixture(scope="module")
+def served(
+    tmp_path_factory: pytest.TempPathFactory, clone: Path, told: tuple[str, list[str]], hub: hubs.Hub
+) -> Iterator[Served]:
     """`make serve` in that copy."""
     command = ["make", "--silent", "--old-file", ".venv/.installed", "serve"]
     folder = tmp_path_factory.mktemp("served") / "it"
-    with serving(command, clone, folder, EARWITNESS_ALERT_URL=told[0]) as it:
+    env = {"EARWITNESS_ALERT_URL": told[0], "HF_ENDPOINT": hub.url, "HF_TOKEN": hubs.TOKEN, "OMP_NUM_THREADS": "1"}
+    env |= {"HF_HUB_DISABLE_XET": "1", "HF_HOME": str(folder / "hf"), "XDG_CACHE_HOME": str(folder / "cache")}
+    with serving(command, clone, folder, **env) as it:
         yield it
 
 
@@ -296,7 +318,25 @@ def test_what_is_deployed(served: Served) -> None:
         with contextlib.suppress(psutil.NoSuchProcess):
             found += process.net_connections("inet")
     assert {c.laddr.ip for c in found if c.status == psutil.CONN_LISTEN} == {"127.0.0.1"}
-    assert {c.raddr.ip for c in found if c.raddr} == {"127.0.0.1"}, "nobody outside is asked"
+    assert {c.raddr.ip for c in found if c.raddr} <= {"127.0.0.1"}, "nobody outside is asked"
+
+
+def _killed_in_a_terminal(it: Served, recipe: Path, out: Path) -> None:
+    """A build that nobody's worker started, killed outright after its first sign of life."""
+    command = [sys.executable, "-m", "pipeline.cli", "build", str(recipe), "--out", str(out), "--workers", "1"]
+    env = os.environ | {"PREFECT_API_URL": it.api, "PREFECT_HOME": str(it.home)}
+    process = subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.DEVNULL, start_new_session=True)
+    until(lambda: by_hand(it), "it has told that it is by hand")
+    until(lambda: list(out.glob(".build/tmp/*")) or None, "its unit is under way")
+    time.sleep(1.0)  # signs of life go out each second or so
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def by_hand(it: Served) -> dict[str, Any] | None:
+    """The run of a terminal."""
+    runs = it.call("flow_runs/filter", {"flow_runs": {"tags": {"all_": ["earwitness-terminal"]}}})
+    return runs[0] if runs else None
 
 
 @pytest.fixture(scope="module")
@@ -320,6 +360,7 @@ def lost(
         silent["trigger"]["within"] = 33.0  # so that it need not be waited for
         it.call(f"automations/{silent['id']}", {k: silent[k] for k in ("name", "trigger", "actions")}, "PUT")
         slow = it.start("build", recipe=str(recipes["slow"]), out=str(folder / "slow"), workers=1)
+        _killed_in_a_terminal(it, recipes["slow"], folder / "by_hand")
         it.becomes(slow, "RUNNING")
         until(lambda: list((folder / "slow").glob(".build/tmp/*")) or None, "its unit is under way")
         it.process.kill()
@@ -364,6 +405,36 @@ def test_a_schedule_fires(served: Served, clone: Path) -> None:
 
 
 @pytest.fixture(scope="module")
+def chain(served: Served, clone: Path) -> dict[str, str]:
+    """What the scheduled build has made is published and trained on, and the model is evaluated; the runs."""
+    runs = {"train": served.start("train", recipe="model.yaml", out="out/short")}
+    runs["publish"] = served.start("publish", dataset="out/quick", repository="team/quick")
+    served.becomes(runs["train"], "RUNNING")
+    evaluation = {"model": "out/short/model", "dataset": "out/quick", "out": "out/short/evaluation", "limit": 2}
+    runs["evaluate"] = served.start("evaluate", systems=["end_to_end", "oracle"], **evaluation)
+    return runs
+
+
+def test_what_was_built_is_published_trained_on_and_evaluated(
+    served: Served, chain: dict[str, str], clone: Path, hub: hubs.Hub
+) -> None:
+    served.becomes(chain["publish"], "COMPLETED")
+    rows = inspect.load(clone / "out" / "quick").splits
+    assert "dataset_info" in hub.repositories["team/quick"].head[1]["README.md"].decode()
+    assert len([name for name in hub.repositories["team/quick"].head[1] if name.endswith(".parquet")]) == len(rows)
+    served.becomes(chain["train"], "COMPLETED")
+    served.becomes(chain["evaluate"], "COMPLETED")
+    begun, ended = served.run(chain["evaluate"])["start_time"], served.run(chain["train"])["end_time"]
+    assert begun > ended, "one GPU job at a time"
+    assert (clone / "out" / "short" / "evaluation" / "report.html").is_file()
+    kept = {(a["flow_run_id"], a["key"]) for a in served.call("artifacts/filter", {})}
+    there = {name: {key for run, key in kept if run == chain[name]} for name in chain}
+    assert there["publish"] == {"quick-release"}
+    assert there["train"] == {"short-progress", "short-training", "short-validations"}
+    assert there["evaluate"] == {"model-quick-systems", "model-quick-evaluation"}
+
+
+@pytest.fixture(scope="module")
 def second(
     served: Served, recipes: dict[str, Path], told: tuple[str, list[str]], tmp_path_factory: pytest.TempPathFactory
 ) -> str:
@@ -393,6 +464,10 @@ def test_a_run_without_a_sign_of_life_has_crashed(
     it, _, slow, _ = lost
     run = it.becomes(slow, "CRASHED")
     assert "no sign of life" in run["state"]["message"]
+    run_by_hand = by_hand(it)
+    assert run_by_hand is not None
+    ended = it.becomes(run_by_hand["id"], "CRASHED")
+    assert "no sign of life" in ended["state"]["message"], "also one that was killed in a terminal"
     until(lambda: any(run["name"] in text for text in told[1]), "it was told")
 
 
