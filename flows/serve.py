@@ -270,7 +270,9 @@ def _essence(told: str) -> str:
     reasons = re.findall(r"'msg': (?:\"([^\"]+)\"|'([^']+)')", told)
     if reasons:
         return where + "; ".join(sorted({double or single for double, single in reasons}))
-    return where + told.rpartition("╯")[2].strip()
+    rest = told.rpartition("╯")[2]
+    invalid = re.search(r"\d+ validation errors? for ", rest)
+    return where + (rest[invalid.start() :] if invalid else rest).strip()
 
 
 def _stop(worker: Child, operations: Any) -> None:
