@@ -197,7 +197,7 @@ def test_a_dataset_that_was_withdrawn_leaves_the_hub(folder: Path, hub: hubs.Hub
     assert push(folder, hub).changed, "and comes back"
 
 
-@pytest.mark.parametrize("name", ["spoken", "a/b/c", "a b/c", "a/-b", ""])
+@pytest.mark.parametrize("name", ["spoken", "a/b/c", "a b/c", "a/-b", "a/b..c", "é/b", ""])
 def test_a_wrong_name_makes_nothing(folder: Path, hub: hubs.Hub, name: str) -> None:
     with pytest.raises(PublishError, match="OWNER/NAME"):
         release.publish(folder, inspect.load(folder), name, endpoint=hub.url)

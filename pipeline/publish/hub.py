@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import re
 import tempfile
 import time
 from collections.abc import Callable, Collection, Iterable
@@ -21,10 +22,9 @@ from typing import Any, TypeVar
 import httpx2
 import huggingface_hub
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RepositoryNotFoundError
+from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.lfs import UploadInfo, post_lfs_batch_info
-from huggingface_hub.utils import validate_repo_id
 
 from pipeline.publish import parquet
 from pipeline.publish.errors import PublishError
@@ -40,6 +40,8 @@ RETRIED = frozenset({408, 409, 412, 425, 429, 500, 502, 503, 504})
 ATTEMPTS = 8
 FIRST_WAIT = 1.0  # seconds; doubled with each attempt
 LONGEST_WAIT = 120.0  # seconds between two attempts
+_NAME = re.compile(r"(?!.*(?:--|\.\.|\.git$))\w(?:[\w.-]*\w)?/\w(?:[\w.-]*\w)?", re.ASCII)  # what the Hub takes
+_LONGEST_NAME = 96
 _STALE = 412  # the parent is no longer the head
 
 
@@ -275,15 +277,10 @@ class Push:
 
 
 def _check_name(repository: str) -> None:
-    try:
-        validate_repo_id(repository)
-        good = repository.count("/") == 1
-    except HFValidationError:
-        good = False
-    if not good:
+    if not _NAME.fullmatch(repository) or len(repository.partition("/")[2]) > _LONGEST_NAME:
         raise PublishError(
             f"{repository!r} names no repository: OWNER/NAME is expected, of letters, digits, `-`, `_` and `.`, "
-            "at most 96 of them"
+            f"at most {_LONGEST_NAME} of them after the slash"
         )
 
 
