@@ -166,10 +166,11 @@ def _summary(result: Result) -> None:
 
     content = report.systems(result, brief=True)
     table = Table(title=escape(f"{result.model} on {result.dataset}: {result.turns} responses"), title_justify="left")
-    for head in content.heads:
-        table.add_column(head, justify="left" if head == content.heads[0] else "right")
-    for row in content.rows:
-        table.add_row(*map(escape, row))
+    table.add_column("")
+    for row in content.rows:  # systems side by side: there are few of them, and many figures
+        table.add_column(escape(row[0]), justify="right")
+    for number, head in enumerate(content.heads[1:], 1):
+        table.add_row(escape(head), *(escape(row[number]) for row in content.rows))
     console.print(table)
     for remark in report.remarks(result):
         console.print(Text(remark, "dim"))
