@@ -1,7 +1,7 @@
 """Runs the benchmarks: those of making data, or those that are named.
 
-python -m bench [--out FOLDER] [generate] [write] [plan] [incremental] [memory] [resume] [decode] [tools] [speak] [publish]
-    [overhead] [cluster]
+python -m bench [--out FOLDER] [generate] [write] [plan] [incremental] [memory] [resume] [decode] [storage] [tools] [speak]
+    [publish] [overhead] [cluster]
 python -m bench [--out FOLDER] loader train
 """
 
@@ -19,6 +19,7 @@ NAMES = (
     "memory",
     "resume",
     "decode",
+    "storage",
     "tools",
     "speak",
     "publish",

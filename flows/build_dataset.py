@@ -105,7 +105,7 @@ def build_dataset(
     recipe = str(recipes.find(recipe))
     setup = prepare(recipe)
     out = out or str(Path("out") / setup.recipe.name)
-    folder = mirror.folder(out)
+    folder = mirror.target(out)
     job = Job(recipe, mirror.address(folder), fingerprint=setup.fingerprint, shared=address is not None)
     with exclusive(folder), _watching.alive(), ExitStack() as watching:
         claim(folder, setup.recipe.name)

@@ -10,7 +10,7 @@ from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from pydantic import Field
 
-from pipeline import mirror
+from pipeline import mirror, storage
 from pipeline.evaluate.command import engine, placed, trained_in
 from pipeline.evaluate.results import Result
 from pipeline.evaluate.systems import DEFAULT
@@ -67,6 +67,8 @@ def evaluate(
     from pipeline.evaluate import report
     from pipeline.evaluate.questions import Settings
 
+    for path in (model, out):
+        storage.on_disk(path)  # refused before a model is loaded
     device, kind = placed(device, dtype)
     settings = Settings(
         systems=tuple(systems or (*DEFAULT, *(["cascade"] if asr else []))),

@@ -17,7 +17,7 @@ from pydantic import Field
 
 from flows._watching import on_page, progressing
 from flows.evaluate import evaluate as evaluation
-from pipeline import mirror
+from pipeline import mirror, storage
 
 if TYPE_CHECKING:  # torch is needed where a run runs, not where it is deployed from
     from pipeline.train.run import Run
@@ -79,7 +79,7 @@ def train(
     from pipeline.train.setup import prepare
     from pipeline.train.watch import Share
 
-    folder, given = Path(out), [str(mirror.folder(path).absolute()) for path in data or ()]
+    folder, given = storage.on_disk(out), [str(mirror.folder(path).absolute()) for path in data or ()]
     setup = prepare(recipe, [Path(path) for path in given])
     setup.refuse_foreign(folder)
     name = setup.recipe.name.replace("_", "-")

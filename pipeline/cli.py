@@ -67,11 +67,7 @@ def build(
     ],
     out: Annotated[
         Path | None,
-        typer.Option(
-            help="The dataset's folder, or its URL (s3://...). Default: out/NAME",
-            parser=mirror.folder,
-            metavar="FOLDER|URL",
-        ),
+        typer.Option(help="The dataset's folder, or its URL (s3://...). Default: out/NAME", **mirror.TARGET),
     ] = None,
     limit: Annotated[
         int | None, typer.Option(min=1, help="At most so many, drawn by chance; earlier runs' stay.")
@@ -176,10 +172,12 @@ def corpora(
 def inspect(
     dataset: Annotated[Path, typer.Argument(help="A dataset's folder.", **mirror.OPTION)],
     row: Annotated[int | None, typer.Option(min=0, help="Show row N, counted from 0.")] = None,
-    wav: Annotated[Path | None, typer.Option(help="Write the speech of that row to this file.")] = None,
+    wav: Annotated[Path | None, typer.Option(help="Write the speech of that row to this file.", **storage.DISK)] = None,
     rejected: Annotated[bool, typer.Option(help="Look at rejected rows.")] = False,
     verify: Annotated[bool, typer.Option(help="Compare all files with their digests.")] = False,
-    html: Annotated[Path | None, typer.Option(help="Write a page with figures, rows and their sound.")] = None,
+    html: Annotated[
+        Path | None, typer.Option(help="Write a page with figures, rows and their sound.", **storage.DISK)
+    ] = None,
     rows: Annotated[int, typer.Option(min=1, help="Rows on that page.")] = pages.ROWS,
     seed: Annotated[int, typer.Option(help="Draws those rows.")] = 0,
 ) -> None:

@@ -15,6 +15,7 @@ import logging
 import os
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -67,6 +68,20 @@ def check(url: str) -> None:
     """
     if (lease := _held.get(url)) is not None:
         lease.check()
+
+
+def taken(url: str) -> bool:
+    """Whether a run of any machine seems to hold a dataset. Nothing is written, so it goes by this machine's clock."""
+    there = storage.listed(f"{url}/{_FOLDER}")
+    numbers = [name for name in there if name.isdecimal()]
+    if not numbers:
+        return False
+    name = f"{url}/{_FOLDER}/{max(numbers)}"
+    try:
+        who = json.loads(storage.read(name))
+        return who["process"] is not None and time.time() - storage.modified(name) < STALE
+    except (FileNotFoundError, ValueError, KeyError, TypeError):  # replaced meanwhile, or not ours
+        return False
 
 
 class _Lease:

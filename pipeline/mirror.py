@@ -52,13 +52,26 @@ def folder(text: str | Path) -> Path:
     url = str(path)
     if not storage.is_url(url):
         return path
-    storage.writable(url)
     scheme, _, rest = url.partition("://")
     return _root() / "stores" / scheme / rest
 
 
+def target(text: str | Path) -> Path:
+    """The folder of a dataset that is to be built.
+
+    Raises:
+        StoreError, MissingExtra: The URL cannot be used, or nothing can be built there.
+    """
+    found = folder(text)
+    if (url := of(found)) is not None:
+        storage.writable(url)
+    return found
+
+
 OPTION: dict[str, Any] = {"parser": folder, "metavar": "FOLDER|URL"}
 """What makes an option of the command line take either."""
+TARGET: dict[str, Any] = OPTION | {"parser": target}
+"""The same for a dataset that is to be built."""
 
 
 def of(folder: Path) -> str | None:
@@ -285,6 +298,14 @@ def take_plan(folder: Path) -> None:
         named = {f"{_PLAN}/{name}": info for name, info in there.items()}
         _bring(folder, url, named.keys() - {f"{_PLAN}/{_LISTING}"}, named)
         _bring(folder, url, named.keys() & {f"{_PLAN}/{_LISTING}"}, named)
+
+
+def follow(folder: Path) -> None:
+    """Brings the plan and the manifests of finished units here, to see how far another machine's run is."""
+    if (url := of(folder)) is not None:
+        take_plan(folder)
+        there = storage.listed(url)
+        _bring(folder, url, [name for name in there if _MANIFEST.fullmatch(name)], there)
 
 
 def local(folder: Path, file: ShardFile) -> Path:

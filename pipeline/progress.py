@@ -128,6 +128,8 @@ class Watch:
             if plan is None:
                 return None
             self._plan = found.st_mtime_ns, plan
+            # Its units need not be those of the plan before.
+            self._done, self._utterances, self._made, self._tokens = set(), 0, Made(), ({}, {})
         return self._plan[1]
 
     def _read_manifests(self, plan: Plan) -> None:

@@ -66,8 +66,9 @@ def find(recipe: str, folder: Path = SHIPPED) -> Path:
 
     Raises:
         RecipeError: There is neither.
+        StoreError: It is a URL.
     """
-    path = Path(recipe).expanduser()
+    path = storage.on_disk(recipe).expanduser()
     if path.is_file():
         return path
     known = shipped(folder)

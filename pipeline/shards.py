@@ -154,7 +154,13 @@ def _hold(handle: int) -> None:
 
 
 def in_use(folder: Path) -> bool:
-    """Whether a run holds a dataset's folder now. Nothing is made there."""
+    """Whether a run holds a dataset's folder now, of a dataset in a store on any machine. Nothing is made there."""
+    url = mirror.of(folder)
+    return used_here(folder) or (url is not None and lease.taken(url))
+
+
+def used_here(folder: Path) -> bool:
+    """The same of runs on this machine."""
     try:
         handle = os.open(folder / BUILD / "lock", os.O_RDONLY)
     except OSError:

@@ -5,6 +5,7 @@ Nothing is changed: the corpora are listed, and what a run would plan is written
 
 from __future__ import annotations
 
+import signal
 import tempfile
 import time
 from collections import Counter
@@ -29,6 +30,7 @@ from pipeline.terminal import Terminal, escape
 from schemas.manifest import ShardManifest
 
 REFRESH = 1.0  # seconds between two looks of --watch
+REFRESH_FAR = 5.0  # the same, where a store has to be asked
 _SAID = {
     "withdrawn": "withdrawn by the recipe",
     "corpus_removed": "of a corpus that left the recipe",
@@ -187,7 +189,7 @@ def status(
     recipe: Annotated[
         str, typer.Argument(help="A recipe's file, or the name of a shipped one (`earwitness recipes`).")
     ],
-    out: Annotated[Path | None, typer.Option(help="The dataset's folder. Default: out/NAME", **mirror.OPTION)] = None,
+    out: Annotated[Path | None, typer.Option(help="The dataset's folder. Default: out/NAME", **mirror.TARGET)] = None,
     watch: Annotated[bool, typer.Option(help="Show how far a run is until it ends.")] = False,
 ) -> None:
     """Say what is done of a dataset, what is new in its corpora, and what building that would cost."""
@@ -218,19 +220,33 @@ def _table(title: str, rows: list[tuple[str, str, str]]) -> Table:
 
 
 def _watch(console: Terminal, name: str, out: Path) -> None:
-    """Shows a run's progress until no run holds the folder."""
+    """Shows a run's progress until no run holds the folder. Ctrl-C ends the watching, not the run."""
+    address = mirror.address(out)
     if not shards.in_use(out):
-        console.print(f"No run is under way in {escape(str(out))}.")
+        console.print(f"No run is under way in {escape(address)}.")
         return
     watch = Watch(out)
-    with Live(console=console, refresh_per_second=2, transient=False) as live:
-        while True:
-            ended = not shards.in_use(out)
-            state = watch.look()
-            live.update(_table(f"{name}  {out}", list(_progress(state))))
-            if ended:
-                return
-            time.sleep(REFRESH)
+    try:
+        console.print("[dim]Ctrl-C ends the watching, not the run.[/dim]")
+        with Live(console=console, refresh_per_second=2, transient=False) as live:
+            while True:
+                here = shards.used_here(out)
+                running = here or shards.in_use(out)
+                if not here:
+                    mirror.follow(out)
+                state = watch.look()
+                live.update(_table(f"{name}  {address}", list(_progress(state))))
+                if not running:
+                    break
+                time.sleep(REFRESH if here else REFRESH_FAR)
+    except KeyboardInterrupt:
+        console.print(f"No longer watched. The run in {escape(address)} goes on.")
+        raise typer.Exit(128 + signal.SIGINT) from None
+    mirror.fetch(out, "dataset.json")
+    if (out / "dataset.json").is_file():
+        console.print("The run has ended; the dataset is finished.")
+    else:
+        console.print("The run has ended before the dataset was finished: the same `earwitness build` goes on.")
 
 
 def _progress(state: State | None) -> Iterator[tuple[str, str, str]]:

@@ -15,6 +15,7 @@ import os
 import posixpath
 import re
 import tempfile
+import traceback
 import uuid
 from collections import defaultdict
 from collections.abc import Iterator
@@ -30,15 +31,22 @@ from pipeline.plugins import require
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]+)://(.*)", re.DOTALL)
 _DISK = ("file", "local")
 _STORES = ("s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "hf", "memory")
-_WRITABLE = tuple(name for name in _STORES if name != "hf")
+_WRITABLE = ("s3", "s3a", "gs", "gcs", "memory")
 """Where an object appears whole or not at all, and can be created on condition that it is not there. On the
-Hub each file would be a commit; `earwitness publish` makes one of all."""
+Hub each file would be a commit; `earwitness publish` makes one of all. Azure's library has not been seen to
+keep the condition."""
 _CREDENTIALS = {
     "s3": "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or give the machine a role",
     "gs": "set GOOGLE_APPLICATION_CREDENTIALS, or run `gcloud auth application-default login`",
     "hf": "set HF_TOKEN, or run `hf auth login`",
 }
 _FAMILY = {"s3a": "s3", "gcs": "gs"}
+_PACKAGES = {
+    **dict.fromkeys(("s3", "s3a"), ("s3fs", "s3")),
+    **dict.fromkeys(("gs", "gcs"), ("gcsfs", "gs")),
+    **dict.fromkeys(("abfs", "abfss", "az"), ("adlfs", "azure")),
+}
+"""What each store needs, and the extra that installs it; the Hub's comes with `datasets`."""
 _LIBRARIES = frozenset(
     "botocore aiobotocore aiohttp s3fs gcsfs google azure adlfs huggingface_hub requests httpx httpx2 fsspec".split()
 )
@@ -102,6 +110,24 @@ def place(text: str | Path) -> Path:
     return cast(Path, UPath(url, use_listings_cache=False))
 
 
+def on_disk(text: str | Path) -> Path:
+    """A path of the disk, for what is written to or read from no store.
+
+    Raises:
+        StoreError: It is a URL.
+    """
+    if is_url(str(text)) and normal(str(text)).partition("://")[0] not in _DISK:
+        raise StoreError(
+            f"{text}: only corpora and datasets may lie in a store. Name a path of the disk here, and copy the file or "
+            f"folder between both with the store's own tool (`aws s3 cp`, `gcloud storage cp`, `hf upload`)"
+        )
+    return Path(place(text))
+
+
+DISK: dict[str, Any] = {"parser": on_disk, "metavar": "PATH"}
+"""What makes an option of the command line refuse URLs, which would else become folders named `s3:`."""
+
+
 def filesystem(url: str) -> tuple[Any, str]:
     """The fsspec filesystem of a URL, and the URL as it names it.
 
@@ -109,8 +135,12 @@ def filesystem(url: str) -> tuple[Any, str]:
         StoreError, MissingExtra: The package for it is not installed.
     """
     scheme = url.partition("://")[0]
-    if scheme in ("s3", "s3a"):
-        require("s3fs", extra="s3", what=f"{scheme}://")
+    if scheme in _PACKAGES:
+        if scheme in ("gs", "gcs"):
+            # Else each first look at a bucket asks by gRPC of what kind it is, a minute long where nobody answers.
+            os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
+        package, extra = _PACKAGES[scheme]
+        require(package, extra=extra, what=f"{scheme}://")
     import fsspec
 
     try:
@@ -154,13 +184,30 @@ def _cure(error: Exception, url: str) -> str | None:
     if isinstance(error, FileNotFoundError):
         no_bucket = "bucket" in str(error).lower() and "not exist" in str(error)
         return "there is no such bucket: create it, or correct the URL" if no_bucket else None
-    if not any(type(cause).__module__.partition(".")[0] in _LIBRARIES for cause in causes):
+    if not any(_of_library(cause) for cause in causes):
         return None
-    if isinstance(error, PermissionError):
+    if isinstance(error, PermissionError) or any(_status(cause) in (401, 403) for cause in causes):
         return f"access is refused ({error}): see that these credentials may read and write there, or {how}"
     if "Connect" in names or "Timeout" in names:
         return f"the store cannot be reached ({error}): see the network, the region and the endpoint, then run it again"
     return f"the store fails ({type(error).__name__}: {error}): run it again when it is well"
+
+
+def _of_library(error: BaseException) -> bool:
+    """Whether a store's library says it: by a class of its own, or with its own words by a common one."""
+    frames = list(traceback.walk_tb(error.__traceback__))
+    raised_in = str(frames[-1][0].f_globals.get("__name__", "")) if frames else ""
+    of_disk = isinstance(error, OSError) and error.errno is not None  # full, or not to be written to
+    names = (type(error).__module__, "" if of_disk else raised_in)
+    return any(name.partition(".")[0] in _LIBRARIES for name in names)
+
+
+def _status(error: BaseException) -> int | None:
+    """Of HTTP, where an error has one."""
+    if str(error).startswith("Forbidden"):  # so gcsfs says it, by a plain OSError
+        return 403
+    found = getattr(error, "code", None) or getattr(getattr(error, "response", None), "status_code", None)
+    return found if isinstance(found, int) else None
 
 
 def writable(url: str) -> None:
@@ -366,6 +413,18 @@ def digest(url: str) -> str:
         for block in _blocks(files, path):
             found.update(block)
     return found.hexdigest()
+
+
+def modified(url: str) -> float:
+    """When an object was written, in seconds since 1970 by the clock of the store.
+
+    Raises:
+        FileNotFoundError: It is not there.
+        StoreError: The store refuses or cannot be reached.
+    """
+    files, path = filesystem(url)
+    with told(url):
+        return float(files.modified(path).timestamp())
 
 
 def age(url: str) -> float:

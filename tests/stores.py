@@ -39,6 +39,9 @@ class Store:
         """Requests by method; listings are LIST."""
         self.sent = self.taken = 0
         """Bytes of the bodies that came in, and of those that went out."""
+        self.busy = self.most = 0
+        """Requests that are answered now, and the most that were at the same time."""
+        self._counting = threading.Lock()
         self.broken = ""
         """The connection breaks in the middle of what is put under a name that contains this."""
         self._app = DomainDispatcherApplication(create_backend_app)
@@ -60,10 +63,16 @@ class Store:
             environ["werkzeug.socket"].shutdown(socket.SHUT_RDWR)
             raise ConnectionResetError("as asked")
         self.sent += length
-        found = self._app(environ, start_response)
-        for block in found:
-            self.taken += len(block)
-            yield block
+        with self._counting:
+            self.busy += 1
+            self.most = max(self.most, self.busy)
+        try:
+            for block in self._app(environ, start_response):
+                self.taken += len(block)
+                yield block
+        finally:
+            with self._counting:
+                self.busy -= 1
 
     def bucket(self, name: str) -> str:
         """Makes a bucket; its URL."""
@@ -93,7 +102,7 @@ class Store:
     def forget(self) -> None:
         """Counts from nothing again."""
         self.asked.clear()
-        self.sent = self.taken = 0
+        self.sent = self.taken = self.most = 0
 
     def stop(self) -> None:
         self._server.shutdown()

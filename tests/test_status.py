@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
+import pytest
+
 from pipeline.setup import prepare
+from pipeline.shards import in_use
 from pipeline.status import Status, look
 from tests.building import build
 from tests.conftest import ROOT, LLMServer
+
+BUILD = "import sys; from tests.building import build; from pathlib import Path; build(Path(sys.argv[1]), Path(sys.argv[2]))"
 
 
 def files(folder: Path) -> dict[str, tuple[int, int]]:
@@ -76,3 +84,40 @@ def test_status_of_a_dataset_that_grows(
     assert "No run is under way" in watched.stdout
     assert files(out) == before
     assert json.loads((out / "dataset.json").read_text())["state"] == dataset.state
+
+
+@pytest.mark.long
+def test_a_run_is_watched_to_its_end(tmp_path: Path, write_recipe: Callable[..., Path]) -> None:
+    """One who stops watching stops nothing; the others see the end, with the figures of the dataset."""
+    recipe, out = write_recipe(), tmp_path / "out"
+    look_on = [sys.executable, "-m", "pipeline.cli", "status", str(recipe), "--out", str(out), "--watch"]
+    with ExitStack() as running:
+
+        def started(command: list[str]) -> subprocess.Popen[str]:
+            process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+            running.enter_context(process)
+            running.callback(process.kill)
+            return process
+
+        run = started([sys.executable, "-c", BUILD, str(recipe), str(out)])
+        deadline = time.monotonic() + 100
+        while not in_use(out):
+            assert run.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        run.send_signal(signal.SIGSTOP)  # until it is watched
+        watching, leaving = started(look_on), started(look_on)
+        for process in (watching, leaving):
+            assert process.stdout is not None
+            assert "Ctrl-C" in process.stdout.readline()
+        leaving.send_signal(signal.SIGINT)
+        said = leaving.communicate(timeout=60)[0]
+        assert leaving.returncode == 130, said
+        assert "goes on" in said
+        assert "Traceback" not in said
+        run.send_signal(signal.SIGCONT)
+        said = watching.communicate(timeout=100)[0]
+        assert run.wait(60) == 0
+    assert watching.returncode == 0, said
+    assert "24 of 24" in said
+    assert "the dataset is finished" in said

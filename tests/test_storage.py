@@ -29,8 +29,12 @@ from pipeline.build import Job, build_unit
 from pipeline.finish import finish
 from pipeline.readers.base import CorpusError
 from pipeline.setup import prepare
+from pipeline.stages import _ahead as ahead
+from pipeline.stages.decode import Decode
+from pipeline.status import look
 from pipeline.train.rows import Rows
-from schemas.sample import Rejection
+from schemas.manifest import DatasetManifest
+from schemas.sample import Rejection, Sample
 from tests import building, reading
 
 pytest.importorskip("s3fs")
@@ -142,6 +146,24 @@ class TestCorpora:
         assert reading.reasons(found) == {"2": "path_outside_corpus", "3": "path_outside_corpus"}
         for utterance in found[:2]:
             assert made.audio(utterance.source) == (tmp_path / "clips/a.wav").read_bytes()
+
+    def test_recordings_are_fetched_ahead_of_their_turn(self, store, corpus, monkeypatch):
+        store.upload(corpus, "s3://corpora/ahead")
+        made = plugins.load("readers", "jsonl")
+        here, there = made(name="c", path=str(corpus)), made(name="c", path="s3://corpora/ahead")
+        drafts = [Sample(id=u.id, utterances=(u,), split="train") for u in there.utterances()]
+        expected = list(Decode({"c": here}, lambda _: False)(drafts))
+        store.forget()
+        assert list(Decode({"c": there}, lambda _: False)(drafts)) == expected
+        assert store.asked == {"GET": 24}
+        assert store.most > 1
+        monkeypatch.setattr(ahead, "MOST", 1)
+        store.forget()
+        assert list(Decode({"c": there}, lambda _: False)(drafts)) == expected
+        assert (store.asked, store.most) == ({"GET": 24}, 1), "one at a time, where memory bounds them"
+        store.client.delete_object(Bucket="corpora", Key="ahead/03.wav")
+        told = [s.id for s in Decode({"c": there}, lambda _: False)(drafts) if s.rejected == "audio_unreadable"]
+        assert told == ["c/03.wav"]
 
     def test_what_is_wrong_is_told(self, store, monkeypatch):
         made = plugins.load("readers", "librispeech")
@@ -292,6 +314,51 @@ class TestDatasets:
         monkeypatch.setenv("EARWITNESS_WORK", str(work))
         building.build(recipe, url)  # where the killed one was
         assert digests(store.objects(url)) == building.files_of(local)
+
+    @pytest.mark.services
+    def test_what_is_withdrawn_or_disappears_leaves_the_store(self, store, corpus, work, tmp_path, monkeypatch):
+        """From another machine each time, of which one is gone in the middle: as on the disk."""
+        monkeypatch.setattr(lease, "STALE", 0.0)
+        url, place = store.bucket("withdrawn") + "/small", tmp_path / "corpus"
+        shutil.copytree(corpus, place)
+        recipe, local = tmp_path / "small.yaml", tmp_path / "out"
+
+        def run(machine: str, more: str) -> DatasetManifest:
+            recipe.write_text(RECIPE.format(corpus=place) + more)
+            monkeypatch.setenv("EARWITNESS_WORK", str(work / machine))
+            return building.build(recipe, url)
+
+        run("first", "")
+        building.build(recipe, local)
+        listing = place / "manifest.jsonl"
+        listing.write_text("".join(line for line in listing.open() if "07.wav" not in line))
+        gone = "withdrawn: {speakers: [tones/s2]}\nlater: {disappeared: withdraw}\n"
+        with monkeypatch.context() as patch:
+            steps = itertools.count(1)
+            for name in ("send", "write", "copy", "delete"):
+                patch.setattr(storage, name, ending(getattr(storage, name), steps, 16))
+            with pytest.raises(storage.StoreError, match="the machine is gone"):
+                run("second", gone)
+        assert next(steps) > 16
+        made = run("third", gone)
+        assert made == building.build(recipe, local)
+        assert made.taken_out == {"withdrawn": 4, "disappeared": 1}
+        objects = store.objects(url)
+        assert digests(objects) == building.files_of(local)
+        everything = b"".join(objects.values())
+        assert b"tones/s3" in everything
+        assert b"tones/s2" not in everything
+        assert b"tones/07.wav" not in everything
+        assert not [name for name in objects if name.startswith(".build/pending")]
+        shown = look(prepare(str(recipe)), mirror.folder(url))
+        assert (shown.finished, shown.running, shown.estimate.units) == (True, False, 0)
+        again = run("first", "")  # off the list: it is made again, with the sound that is there
+        assert again == building.build(recipe, local)
+        assert digests(store.objects(url)) == building.files_of(local)
+        run("third", gone)  # which has seen this list before, and not that it was empty meanwhile
+        building.build(recipe, local)
+        assert digests(store.objects(url)) == building.files_of(local)
+        assert b"tones/s2" not in b"".join(store.objects(url).values())
 
     def test_a_shard_that_is_rewritten_is_there_before_or_after(self, store, built, work, monkeypatch):
         bucket, step, gone = store.bucket("rewritten"), 0, True

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from pipeline import storage
 from pipeline.plugins import require
 from pipeline.terminal import Terminal, escape
 
@@ -21,7 +22,7 @@ def closed_world(
     size: Annotated[
         Literal["tiny", "full"], typer.Option(help="tiny: two CPU cores, half an hour. full: one GPU, ten minutes.")
     ] = "tiny",
-    out: Annotated[Path | None, typer.Option(help="The folder. Default: out/closed_world-SIZE")] = None,
+    out: Annotated[Path | None, typer.Option(help="The folder. Default: out/closed_world-SIZE", **storage.DISK)] = None,
     device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="auto takes a GPU if there is one.")] = "auto",
 ) -> None:
     """Make an encoder and an LLM from nothing, train the real recipe on them, and report what it hears.

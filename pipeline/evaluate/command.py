@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from pipeline import mirror, plugins
+from pipeline import mirror, plugins, storage
 from pipeline.asr.base import ASR
 from pipeline.evaluate.errors import EvaluationError
 from pipeline.plugins import require
@@ -29,7 +29,9 @@ _PATHS = ("model", "file")  # of an engine; those that are none are names on the
 def evaluate(
     model: Annotated[str, typer.Argument(help="A model's folder, or a hub id.")],
     dataset: Annotated[Path, typer.Argument(help="A finished dataset's folder.", **mirror.OPTION)],
-    out: Annotated[Path | None, typer.Option(help="The report's folder. Default: out/evaluation/MODEL-DATASET")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The report's folder. Default: out/evaluation/MODEL-DATASET", **storage.DISK)
+    ] = None,
     split: Annotated[Literal["train", "test"], typer.Option(help="Which rows.")] = "test",
     system: Annotated[
         list[str] | None,
@@ -67,6 +69,7 @@ def evaluate(
     from pipeline.evaluate.questions import Settings
     from pipeline.evaluate.systems import DEFAULT
 
+    storage.on_disk(model)
     device, precision = placed(device, dtype)
     settings = Settings(
         split=split,

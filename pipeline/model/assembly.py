@@ -5,13 +5,12 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AddedToken, AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from pipeline import plugins
+from pipeline import plugins, storage
 from pipeline.model.audio_lm import AudioLM
 from pipeline.model.base import ModelError, SpeechLM
 from pipeline.model.configuration import AudioLMConfig
@@ -136,7 +135,7 @@ def _joined(spec: ModelSpec, ears: list[encoders.Encoder], language_model: Any, 
 
 def _config(name: str, spec: ModelSpec | None = None) -> Any:
     revision = spec.revision.get(name) if spec else None
-    place = Path(name)
+    place = storage.on_disk(name)
     meant = name.startswith((".", "/", "~")) or name.count("/") > 1 or (place.parent.name and place.parent.is_dir())
     if meant and not place.exists():  # else the Hub is asked for it, half a minute long where there is none
         raise ModelError(f"there is no folder {name!r}: a model lies in `model` of its run's folder")

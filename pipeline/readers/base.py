@@ -155,6 +155,15 @@ class Reader(Options):
         except ZIP_ERRORS as error:
             raise AudioError(f"{source.member} cannot be read from {path}: {error}") from error
 
+    def comes_alone(self, source: AudioSource) -> bool:
+        """Whether a recording lies in a store and is fetched by a request of its own, for itself alone."""
+        stretch = source.duration is not None if source.member is None else source.offset is None
+        return not stretch and (storage.is_url(source.path) or (self._is_far and not source.path.startswith("/")))
+
+    @cached_property
+    def _is_far(self) -> bool:
+        return storage.is_url(self._root_text)
+
     def _where(self, path: str) -> Path:
         """Where a source's file lies: below the corpus's folder, or elsewhere as `audio_root` allows."""
         if storage.is_url(path):

@@ -7,13 +7,14 @@ be set aside.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from msgspec.structs import replace
 
 from pipeline import audio
 from pipeline.readers.base import Reader
 from pipeline.stage import Stage
+from pipeline.stages._ahead import Coming, fetching
 from pipeline.storage import StoreError
 from schemas.sample import Sample
 from schemas.utterance import Utterance
@@ -35,6 +36,12 @@ class Decode(Stage):
         longest: float = math.inf,
     ) -> None:
         self._readers, self._hears_companions, self._longest = readers, hears_companions, longest
+        self._coming: Coming = {}
+
+    def __call__(self, samples: Iterable[Sample]) -> Iterator[Sample]:
+        for sample, coming in fetching(samples, self._readers, self._hears_companions):
+            self._coming = coming
+            yield from super().__call__((sample,))
 
     def process(self, sample: Sample) -> Iterable[Sample]:
         first, *others = sample.utterances
@@ -63,8 +70,9 @@ class Decode(Stage):
     def _heard(self, utterance: Utterance) -> Utterance:
         source, reader = utterance.source, self._readers[utterance.corpus]
         assert source is not None
+        coming = self._coming.get(utterance.id)
         loaded = audio.load(
-            reader.audio(source),
+            reader.audio(source) if coming is None else coming.result(),
             start=source.start,
             duration=source.duration,
             channel=source.channel,

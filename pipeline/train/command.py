@@ -19,7 +19,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
-from pipeline import mirror
+from pipeline import mirror, storage
 from pipeline.plugins import require
 from pipeline.terminal import Terminal, escape
 
@@ -40,14 +40,10 @@ def train(
     recipe: Annotated[
         str, typer.Argument(help="A training recipe's file, or the name of a shipped one: tiny, speechverse, ...")
     ],
-    out: Annotated[Path | None, typer.Option(help="The run's folder. Default: out/NAME")] = None,
+    out: Annotated[Path | None, typer.Option(help="The run's folder. Default: out/NAME", **storage.DISK)] = None,
     data: Annotated[
         list[Path] | None,
-        typer.Option(
-            help="A dataset's folder, in place of the recipe's; may be repeated.",
-            parser=mirror.folder,
-            metavar="FOLDER|URL",
-        ),
+        typer.Option(help="A dataset's folder, in place of the recipe's; may be repeated.", **mirror.OPTION),
     ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only try the largest batches, and forecast memory and time.")

@@ -200,7 +200,8 @@ def _manifest(folder: Path) -> DatasetManifest:
         content = place.read_bytes()
     except (FileNotFoundError, NotADirectoryError) as error:
         state = "is not finished" if (folder / BUILD).is_dir() else "is no dataset of ours"
-        raise DataError(f"{folder} {state}, {place.name} is not there: {AGAIN.format(folder=folder)}") from error
+        where = mirror.address(folder)
+        raise DataError(f"{where} {state}, {place.name} is not there: {AGAIN.format(folder=where)}") from error
     found = _version(content)
     if found is not None and found != SCHEMA_VERSION:
         raise DataError(

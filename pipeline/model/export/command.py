@@ -7,12 +7,13 @@ from typing import Annotated
 
 import typer
 
+from pipeline import storage
 from pipeline.plugins import require
 
 
 def export(
     model: Annotated[str, typer.Argument(help="The folder of a trained model, as a run writes it, or a hub id.")],
-    out: Annotated[Path, typer.Argument(help="The folder to write; it must be new or empty.")],
+    out: Annotated[Path, typer.Argument(help="The folder to write; it must be new or empty.", **storage.DISK)],
     format: Annotated[  # noqa: A002 - the option's name
         str,
         typer.Option(
