@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextvars
 import logging
+import queue
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
+from typing import Any, ParamSpec, TypeVar, cast
 from uuid import UUID
 
 import httpx
@@ -17,9 +19,15 @@ from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.client.orchestration import get_client
 from prefect.context import FlowRunContext
 from prefect.events import emit_event
+from prefect.events.worker import EventsWorker
 from prefect.exceptions import PrefectException
 from prefect.logging import get_run_logger
-from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY
+from prefect.settings import (
+    PREFECT_API_URL,
+    PREFECT_CLIENT_MAX_RETRIES,
+    PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
+    temporary_settings,
+)
 
 from pipeline import logs, metrics, mirror, telling
 from pipeline.build import Job, UnitReport
@@ -33,8 +41,42 @@ BEAT_EVERY = 30.0  # seconds between two signs of life
 BEAT = "prefect.flow-run.heartbeat"
 BY_HAND = "earwitness-terminal"
 """The tag of runs that no worker started."""
+UNTOLD = (httpx.HTTPError, PrefectException, OSError)  # what Prefect raises where its server is gone
 
 log = logging.getLogger("earwitness")
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def shown(what: str, send: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | None:
+    """Has something shown on Prefect's page; None if its server does not take it. No run ends for want of a picture.
+
+    Args:
+        what: For the warning.
+        send: Sends it.
+        args: Its arguments.
+        kwargs: The same by name.
+    """
+    try:
+        return send(*args, **kwargs)
+    except UNTOLD as error:
+        untold("Prefect's server does not take %s (%s); the run goes on without it", what, str(error) or repr(error))
+        return None
+
+
+def untold(message: str, *args: object) -> None:
+    """Warns a person of what Prefect's server does not take: nor would it take the warning."""
+    log.warning(message, *args, extra={"send_to_api": False})
+
+
+def forget_events() -> None:
+    """Drops what Prefect has yet to send: it would try each event for seconds before it lets the process end."""
+    services: Any = EventsWorker  # which are typed by what they send
+    for worker in list(services._instances.values()):
+        with suppress(queue.Empty):
+            while isinstance(worker, EventsWorker):
+                worker._queue.get_nowait()
+                worker._queue.task_done()
 
 
 @contextmanager
@@ -72,8 +114,8 @@ def alive() -> Iterator[None]:
         try:
             with get_client(sync_client=True) as client:
                 client.update_flow_run(run.id, tags=[*run.tags, BY_HAND])  # so that its end is known by the same tag
-        except (httpx.HTTPError, PrefectException, OSError) as error:
-            log.warning("the server will not notice if this run is killed: %s", error)
+        except UNTOLD as error:
+            untold("the server will not notice if this run is killed: %s", error)
             return
         while True:
             emit_event(event=BEAT, resource=resource, related=related)
@@ -86,7 +128,7 @@ def alive() -> Iterator[None]:
         yield
     finally:
         ended.set()
-        thread.join()
+        thread.join(EVERY)  # not for ever: as below
 
 
 @contextmanager
@@ -98,30 +140,46 @@ def progressing(key: str, share: Callable[[], float | None], about: str) -> Iter
         share: How much is done, between 0 and 1; None where that is not known yet.
         about: Shown with it.
     """
-    artifact: UUID = create_progress_artifact(0.0, key=key, description=about)  # type: ignore[assignment]
-    ended = threading.Event()
+    artifact = shown("the progress", create_progress_artifact, 0.0, key=key, description=about)
+    if artifact is None:
+        yield
+        return
+    progress, ended = _Progress(cast(UUID, artifact)), threading.Event()
 
-    def move() -> None:
+    def follow() -> None:
         while not ended.wait(EVERY):
             done = share()
             if done is not None:
-                _move(artifact, 100 * done)
+                progress.move(100 * done)
 
-    thread = threading.Thread(target=contextvars.copy_context().run, args=(move,), name="progress", daemon=True)
+    thread = threading.Thread(target=contextvars.copy_context().run, args=(follow,), name="progress", daemon=True)
     thread.start()
     try:
         yield
     finally:
         ended.set()
-        thread.join()
-    _move(artifact, 100.0)
+        thread.join(EVERY)  # not for ever: it may be with a server that hangs
+    progress.move(100.0)
 
 
-def _move(artifact: UUID, percent: float) -> None:
-    try:
-        update_progress_artifact(artifact, round(min(100.0, percent), 1))
-    except (httpx.HTTPError, PrefectException, OSError) as error:  # no run shall end for want of a picture
-        log.warning("the progress artifact cannot be moved: %s", error)
+class _Progress:
+    """An artifact that moves, as long as there is a server that takes it."""
+
+    def __init__(self, artifact: UUID) -> None:
+        self._artifact, self._taken = artifact, True
+
+    def move(self, percent: float) -> None:
+        """To some percent. A server that is gone is told of once, until it is there again."""
+        try:
+            # The next move comes soon, and Prefect would try this one for a minute. An idle connection that the server
+            # has just closed is worth a second try.
+            with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 1}):
+                update_progress_artifact(self._artifact, round(min(100.0, percent), 1))
+            self._taken = True
+        except UNTOLD as error:
+            if self._taken:
+                untold("Prefect's server does not take the progress (%s); the run goes on", str(error) or repr(error))
+            self._taken = False
 
 
 @dataclass(slots=True)

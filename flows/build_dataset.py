@@ -21,7 +21,12 @@ from prefect import flow, task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.futures import PrefectFuture
-from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
+from prefect.settings import (
+    PREFECT_API_URL,
+    PREFECT_CLIENT_MAX_RETRIES,
+    PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
+    temporary_settings,
+)
 from pydantic import Field
 
 from flows import _watching
@@ -40,10 +45,12 @@ from schemas.manifest import DatasetManifest
 
 Count = Annotated[int, Field(ge=1)]
 FATAL = (ClusterError, EndpointError, OSError, Stopped)  # no other unit can succeed either
+RETRIES = 3  # of what Prefect's server is told, some 15 s: units are built without it
 LOOK_EVERY = 15.0  # seconds without news after which the cluster is looked at
 
 _followers: dict[int, subprocess.Popen[bytes]] = {}  # by the server that they end with us
 _workers: Workers | None = None  # of the run in this process
+_outcome: Report | Exception | None = None  # the same
 
 
 def _was_killed(_task: Any, _run: Any, state: Any) -> bool:
@@ -99,6 +106,28 @@ def build_dataset(
         address: The cluster's, if it runs already. By default there is one on this machine, for this run alone.
         verify: Whether finished shards are read and compared with their digests first.
     """
+    global _outcome
+    try:
+        _outcome = report = _whole(recipe, out, limit, workers, runner, address, verify)
+    except Exception as error:
+        _outcome = error
+        raise
+    name = report.dataset.name.replace("_", "-")
+    _watching.shown("the summary", create_markdown_artifact, report.markdown, key=f"{name}-summary")
+    _watching.shown("the figures", create_table_artifact, report.table, key=f"{name}-figures")
+    return report
+
+
+def _whole(
+    recipe: str,
+    out: str | None,
+    limit: int | None,
+    workers: int | None,
+    runner: Runner,
+    address: str | None,
+    verify: bool,
+) -> Report:
+    """What the flow does, but for what it leaves on Prefect's page at its end."""
     check(runner, address)
     _keep_no_server()
     prepare.cache_clear()  # a process that serves flows has read the recipe for an earlier run
@@ -123,9 +152,6 @@ def build_dataset(
                 reports += _built(replace(job, workers=place.workers), units, place)
         report = Report(finish(job, made), reports, made.warnings)
         _watching.finished(report.dataset)
-    name = report.dataset.name.replace("_", "-")
-    create_markdown_artifact(report.markdown, key=f"{name}-summary")
-    create_table_artifact(report.table, key=f"{name}-figures")
     return report
 
 
@@ -231,7 +257,26 @@ def run(
     address: str | None = None,
     verify: bool = False,
 ) -> Report:
-    """The flow, here and now."""
+    """The flow, here and now. It ends as it ends, also where Prefect's server is gone by then."""
+    global _outcome
+    _outcome = None
+    retries = min(RETRIES, PREFECT_CLIENT_MAX_RETRIES.value())
     # Its thread sleeps in steps of a second, which every run would wait for at its end. See `_watching.alive`.
-    with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
-        return build_dataset(str(recipe), str(out), limit, workers, runner, address, verify)
+    try:
+        with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None, PREFECT_CLIENT_MAX_RETRIES: retries}):
+            return build_dataset(str(recipe), str(out), limit, workers, runner, address, verify)
+    except _watching.UNTOLD as error:
+        outcome = _ended()
+        if outcome is None or error is outcome:
+            raise
+        told = "Prefect's server cannot be told how this run ended (%s): its page shows it as running. Nothing is lost"
+        _watching.untold(told, str(error) or repr(error))
+        _watching.forget_events()
+        if isinstance(outcome, Exception):
+            raise outcome from error
+        return outcome
+
+
+def _ended() -> Report | Exception | None:
+    """What the flow of this process came to, as far as it came; `run` alone forgets it."""
+    return _outcome

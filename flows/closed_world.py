@@ -9,6 +9,7 @@ from prefect import flow
 from prefect.artifacts import create_markdown_artifact
 
 from flows import build_dataset
+from flows._watching import shown
 from pipeline.closed_world.report import TEXT
 from pipeline.closed_world.sizes import SIZES
 from pipeline.closed_world.world import ClosedWorld
@@ -31,7 +32,7 @@ def closed_world(size: str = "tiny", out: str = "out/closed_world", device: str 
         device: As torch names it.
     """
     page = run(size, Path(out), device, print)
-    create_markdown_artifact((page.with_name(TEXT)).read_text("utf-8"), key=f"closed-world-{size}")
+    shown("the page", create_markdown_artifact, (page.with_name(TEXT)).read_text("utf-8"), key=f"closed-world-{size}")
     return str(page)
 
 

@@ -10,6 +10,7 @@ from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from pydantic import Field
 
+from flows._watching import shown
 from pipeline import mirror, storage
 from pipeline.evaluate.command import engine, placed, trained_in
 from pipeline.evaluate.results import Result
@@ -82,6 +83,11 @@ def evaluate(
     written(result, model, out)
     name = "".join(c if c.isalnum() else "-" for c in f"{result.model}-{result.dataset}".lower()).strip("-")
     table = report.systems(result)
-    create_table_artifact([dict(zip(table.heads, row, strict=True)) for row in table.rows], key=f"{name}-systems")
-    create_markdown_artifact(report.summary(result), key=f"{name}-evaluation")
+    shown(
+        "the systems",
+        create_table_artifact,
+        [dict(zip(table.heads, row, strict=True)) for row in table.rows],
+        key=f"{name}-systems",
+    )
+    shown("the evaluation", create_markdown_artifact, report.summary(result), key=f"{name}-evaluation")
     return result

@@ -8,6 +8,7 @@ from prefect import flow, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
+from flows._watching import shown
 from pipeline import inspect, mirror
 from pipeline.publish import release
 from pipeline.publish.card import table
@@ -43,5 +44,5 @@ def publish(
     if purge:
         rows.append(("deleted for good", done.purged))
     key = f"{Path(done.repository).name.lower()}-release".replace("_", "-").replace(".", "-")
-    create_markdown_artifact(f"# {done.repository}\n\n{table(('', 'release'), rows)}", key=key)
+    shown("the release", create_markdown_artifact, f"# {done.repository}\n\n{table(('', 'release'), rows)}", key=key)
     return done

@@ -15,7 +15,7 @@ from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from pydantic import Field
 
-from flows._watching import on_page, progressing
+from flows._watching import on_page, progressing, shown
 from flows.evaluate import evaluate as evaluation
 from pipeline import mirror, storage
 
@@ -91,8 +91,8 @@ def train(
                 with alone(folder):
                     training(preflight(setup, out))
     history = History.read(folder)
-    create_markdown_artifact(curves.summary(folder, history), key=f"{name}-training")
-    create_table_artifact(curves.validations(history), key=f"{name}-validations")
+    shown("the training", create_markdown_artifact, curves.summary(folder, history), key=f"{name}-training")
+    shown("the validations", create_table_artifact, curves.validations(history), key=f"{name}-validations")
     for dataset in evaluate or ():
         evaluation(str(folder / MODEL), dataset, str(folder / "evaluation" / Path(dataset).name))
     return str(folder / MODEL)

@@ -30,7 +30,7 @@ class PrefectServer:
         command += ["--host", "127.0.0.1", "--port", str(self._port)]
         with open(self._log, "ab") as log:
             self._process = subprocess.Popen(command, env=self._env, stdout=log, stderr=log, start_new_session=True)
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 300  # on a machine that has other work
         while time.monotonic() < deadline:
             with contextlib.suppress(OSError), urllib.request.urlopen(f"{self.env['PREFECT_API_URL']}/health"):
                 return

@@ -385,3 +385,92 @@ def test_a_server_that_is_there_but_busy_is_not_given_up_for_that(server: Server
     server.answer = answer
     check(client(server, patience=20.0), "any", unreached=0.1)
     assert server.seen.total() == 7
+
+
+def ask(made: Client, *payloads: str) -> list[object]:
+    """What is read of each answer, where a plain request is at hand; or the exception."""
+
+    def read(body: bytes) -> bytes:
+        if body != b"fine":
+            raise ValueError("no answer")
+        return body
+
+    async def run() -> list[object]:
+        async with made:
+            asking = (
+                made.ask("chat/completions", p.encode(), read, lambda: (b"plain", "text/plain")) for p in payloads
+            )
+            return list(await asyncio.gather(*asking, return_exceptions=True))
+
+    return asyncio.run(run())
+
+
+@pytest.mark.parametrize("status", [200, None])
+def test_a_request_that_fails_alone_is_told_from_a_server_that_fails(server: Server, status: int | None) -> None:
+    """Nobody else asks meanwhile: only a plain request shows whose fault it is."""
+    poisoned = {"bad"}
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        if (await request.read()).decode() not in poisoned:
+            return web.Response(body=b"fine")
+        if status is None:
+            await asyncio.sleep(60)
+        return web.Response(status=status or 200, text="<html>")
+
+    server.answer = answer
+    options = {"retries": 1, "timeout": 0.2, "patience": 30.0}
+    began = time.monotonic()
+    (result,) = ask(client(server, **options), "bad")
+    assert isinstance(result, RequestRefused)
+    assert "while a plain request was answered" in str(result)
+    assert server.seen["plain"] == 2
+    assert server.seen["bad"] == 3
+    assert time.monotonic() - began < 15
+    poisoned.add("plain")
+    (result,) = ask(client(server, **(options | {"patience": 0.3})), "bad")
+    assert isinstance(result, EndpointError)
+    assert "all replies so far are remembered" in str(result)
+
+
+def test_a_server_that_answers_nothing_but_plain_requests_ends_it(server: Server) -> None:
+    async def answer(request: web.Request) -> web.StreamResponse:
+        return web.Response(body=b"fine" if await request.read() == b"plain" else b"<html>")
+
+    server.answer = answer
+    results = ask(client(server, concurrency=64, retries=0), *map(str, range(60)))
+    assert any(isinstance(result, EndpointError) and "in a row were given up" in str(result) for result in results)
+
+
+def test_of_several_servers_some_may_be_gone_from_the_start() -> None:
+    one, dead, two = Server(), Server(), Server()
+    one.answer = two.answer = models("small")
+    dead.stop()
+    made = client(one, dead, two)
+    check(made, "small", unreached=0.3)
+    with pytest.raises(EndpointError, match=r"has no model 'tiny'"):
+        check(client(one, dead, two), "tiny", unreached=0.3)
+    one.answer = two.answer = one.fine
+    assert post(client(one, dead, two), *map(str, range(60))) == [b"fine"] * 60
+    assert abs(one.seen.total() - two.seen.total()) < 30
+    one.stop()
+    two.stop()
+    with pytest.raises(EndpointError, match="nobody answers at"):
+        check(client(one, dead, two), "small", unreached=0.3)
+
+
+def test_a_server_that_hangs_gets_one_request_until_it_answers_again() -> None:
+    good, hung = Server(), Server()
+
+    async def slowly(request: web.Request) -> web.StreamResponse:
+        await asyncio.sleep(0.02)
+        return web.Response(body=b"fine")
+
+    async def never(request: web.Request) -> web.StreamResponse:
+        await asyncio.sleep(60)
+        return web.Response()
+
+    good.answer, hung.answer = slowly, never
+    assert post(client(good, hung, timeout=0.4, patience=20.0), *map(str, range(400))) == [b"fine"] * 400
+    assert hung.seen.total() < 10, "half of the first ones, and then one at a time"
+    good.stop()
+    hung.stop()

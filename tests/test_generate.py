@@ -306,3 +306,17 @@ def test_the_key_comes_from_the_environment(server: Server, memo: Memo, monkeypa
     (row,) = stage(server, memo, api_key_env="THE_KEY")([asked(0)])
     assert server.keys == {"Bearer hunter2"}
     assert "hunter2" not in repr(row)
+
+
+def test_a_question_that_the_server_cannot_answer_costs_only_its_row(server: Server, memo: Memo) -> None:
+    """Nothing else is asked meanwhile, as in a run that goes on for the sake of this one."""
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        if "speaker number 3" in await request.text():
+            return web.Response(body=b"<html>500</html>")
+        return web.json_response({"choices": [{"message": {"content": "Good."}, "finish_reason": "stop"}]})
+
+    server.answer = handle
+    (row,) = stage(server, memo, patience=30.0, retries=1)([asked(3)])
+    assert row.rejected == "request_refused"
+    assert "while a plain request was answered: not the answer of a chat" in row.detail

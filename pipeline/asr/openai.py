@@ -9,14 +9,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 
+import numpy as np
 import orjson
 from pydantic import PositiveInt
 
+from pipeline import audio
 from pipeline.asr.base import ASR, FAILED, Clip, Heard, ignore
 from pipeline.endpoint import Client, RequestRefused
 from pipeline.memo import digest
 from pipeline.served import Served
 from pipeline.text import base, clean
+from schemas.arrow import SAMPLING_RATE
 from schemas.sample import Rejection
 
 
@@ -46,13 +49,20 @@ class OpenAI(Served, ASR):
             fields["language"] = base(clip.language)  # ISO 639-1
         payload, content_type = _form(fields | self.extra, clip.audio.flac)
         try:
-            body = await client.post("audio/transcriptions", payload, content_type)
+            body = await client.post(
+                "audio/transcriptions", payload, content_type, lambda: _form(fields | self.extra, _silence())
+            )
         except RequestRefused as error:
             return Rejection(FAILED, str(error))
         try:
             return clean(str(orjson.loads(body)["text"]))
         except (orjson.JSONDecodeError, KeyError, TypeError):
             return Rejection(FAILED, f"not the answer of a transcriptions endpoint: {body[:200]!r}")
+
+
+def _silence() -> bytes:
+    """A second of it, which any recogniser can be asked about."""
+    return audio.encode(np.zeros(SAMPLING_RATE, np.float32))
 
 
 def _form(fields: Mapping[str, str], flac: bytes) -> tuple[bytes, str]:

@@ -25,12 +25,14 @@ from typing import Annotated, Any, ClassVar, Literal
 import orjson
 from pydantic import Field, PositiveFloat, PositiveInt
 
-from pipeline.endpoint import Client, EndpointError, NothingSaid
+from pipeline.endpoint import PLAIN, Client, EndpointError, NothingSaid
 from schemas.conversation import Message
 from schemas.recipe import Options
 from schemas.replies import Reply
 
 log = logging.getLogger("earwitness")
+
+_FEW_TOKENS = 16  # of the answer to a plain request
 
 OWN_SERVER_GONE = 5.0  # seconds: a server of ours that has ended does not come back by itself
 
@@ -203,6 +205,15 @@ class LLM(Options):
         if reply is not None and self.structured != "none":
             body["response_format"] = reply.response_format(self.structured)
         return orjson.dumps(body | self.extra)
+
+    def plain(self, payload: bytes) -> bytes:
+        """The same request about nothing, for a few tokens: a server that works answers it, whatever fails the other.
+
+        Args:
+            payload: As from `request`.
+        """
+        few = {"messages": [{"role": "user", "content": PLAIN}], self.limit_key: _FEW_TOKENS}
+        return orjson.dumps(orjson.loads(payload) | few)
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from msgspec.structs import replace
 
 from pipeline import logs, replies, seeds
-from pipeline.endpoint import Client, RequestRefused
+from pipeline.endpoint import JSON, Client, RequestRefused
 from pipeline.llm.base import LLM, Completion
 from pipeline.memo import Memo, digest
 from pipeline.stage import Stage
@@ -191,7 +191,9 @@ class Generate(Stage):
         if known is not None:
             self.remembered += 1
             return Completion.from_json(known)
-        completion = await client.ask("chat/completions", payload, Completion.from_response)
+        completion = await client.ask(
+            "chat/completions", payload, Completion.from_response, lambda: (self._llm.plain(payload), JSON)
+        )
         self.asked += 1
         self.prompt_tokens += completion.prompt_tokens
         self.completion_tokens += completion.completion_tokens

@@ -16,7 +16,7 @@ from pydantic import Field, PositiveInt
 
 from pipeline import audio
 from pipeline.audio import RawFormat, Samples
-from pipeline.endpoint import Client, RequestRefused
+from pipeline.endpoint import JSON, PLAIN, Client, RequestRefused
 from pipeline.plugins import MissingExtra
 from pipeline.served import Served
 from pipeline.tts._presets import Preset, Presets
@@ -66,7 +66,11 @@ class OpenAI(Served, Presets):
         if self.tells_rate:
             request["speed"] = line.rate
         try:
-            body = await client.post("audio/speech", orjson.dumps(request | self.extra))
+            body = await client.post(
+                "audio/speech",
+                orjson.dumps(request | self.extra),
+                control=lambda: (orjson.dumps(request | self.extra | {"input": PLAIN}), JSON),
+            )
         except RequestRefused as error:
             return Rejection(FAILED, str(error))
         raw = RawFormat(sampling_rate=self.pcm_rate) if self.response_format == "pcm" else None

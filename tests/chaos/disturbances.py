@@ -35,7 +35,7 @@ class Disturbance:
     survives: ClassVar[bool] = False
     """Whether the run itself must get over it."""
     says: ClassVar[str] = ""
-    """What a run that does not get over it must say; a regular expression."""
+    """What a run that does not get over it must say, and one that must, if anything; a regular expression."""
     repeats: ClassVar[int] = UNDER_WAY
     """Requests that may be answered twice."""
     more: ClassVar[tuple[str, ...]] = ()
@@ -84,7 +84,8 @@ def trial(disturbance: Disturbance, moment: float) -> Outcome:
         begun, said, runs = len(world.endpoint.served), "", 1
         run = world.begin(out, recipe=disturbance.recipe, env=disturbance.env)
         try:
-            if disturbance.meet(run, out, begun, moment):
+            met = disturbance.meet(run, out, begun, moment)
+            if met:
                 disturbance.strike(run, out)
             status = run.end()
             said = run.said
@@ -92,7 +93,7 @@ def trial(disturbance: Disturbance, moment: float) -> Outcome:
                 assert status == 0, f"the run did not get over it:\n{run.output[-3000:]}"
         finally:
             run.kill()
-        if status and disturbance.says:
+        if (status or (met and disturbance.survives)) and disturbance.says:
             assert re.search(disturbance.says, " ".join(run.output.split())), run.output[-3000:]
         while status or disturbance.again(runs):
             assert "Traceback" not in run.output, run.output[-3000:]
@@ -174,9 +175,10 @@ class Interrupt(_Signal):
 
 
 class KillPrefectServer(Disturbance):
-    """kill -9 of the Prefect server that other runs share; it is started again before the next run."""
+    """kill -9 of the Prefect server that other runs share: it is missed, and no row waits for it."""
 
-    says = "Prefect failed: .*PREFECT_API_URL"
+    survives = True
+    says = "Prefect's server cannot be told how this run ended.*Nothing is lost"
 
     def strike(self, run: Run, out: Path) -> None:
         self.world.prefect.kill()
@@ -196,7 +198,8 @@ class KillPrefectServer(Disturbance):
 class KillOwnPrefectServer(Disturbance):
     """kill -9 of the server that Prefect starts for a run where there is none."""
 
-    says = "Prefect failed: "
+    survives = True
+    says = KillPrefectServer.says
 
     def __init__(self, world: World, seed: int) -> None:
         super().__init__(world, seed)
@@ -233,6 +236,50 @@ class LoseEndpoint(Disturbance):
     def relieve(self, out: Path) -> None:
         self.world.endpoint.kill()
         self.world.endpoint.start()
+
+
+class _Two(Disturbance):
+    """The recipe names two LLM servers. What one of them does not make, the other makes."""
+
+    survives = True
+
+    def __init__(self, world: World, seed: int) -> None:
+        super().__init__(world, seed)
+        self.recipe = world.write("two_servers", {"base_url": [world.second.url, world.endpoint.url]})
+
+    @contextlib.contextmanager
+    def place(self) -> Iterator[Path]:
+        try:
+            yield self.world.fresh()
+        finally:
+            self.world.second.kill()
+            self.world.second.start()
+
+
+class LoseOneOfTwoEndpoints(_Two):
+    """kill -9 of one of two LLM servers, which nobody starts again."""
+
+    def strike(self, run: Run, out: Path) -> None:
+        self.world.second.kill()
+
+
+class OneOfTwoEndpointsHangs(_Two):
+    """One of two LLM servers takes requests and never answers again."""
+
+    def strike(self, run: Run, out: Path) -> None:
+        self.world.second.become("hang")
+
+
+class OneOfTwoEndpointsIsDead(_Two):
+    """One of two LLM servers is not there from the start."""
+
+    says = "(nobody answers at|has not answered for) .*The other servers do its work"
+
+    @contextlib.contextmanager
+    def place(self) -> Iterator[Path]:
+        with super().place() as out:
+            self.world.second.kill()
+            yield out
 
 
 class KillOwnEndpoint(Disturbance):
@@ -646,6 +693,7 @@ def mounted(place: Path, options: str) -> Iterator[Path]:
 ALL: tuple[type[Disturbance], ...] = (
     *(KillRun, KillAll, KillWorker, Terminate, Interrupt),
     *(KillPrefectServer, KillOwnPrefectServer, KillEndpoint, LoseEndpoint, KillOwnEndpoint),
+    *(LoseOneOfTwoEndpoints, OneOfTwoEndpointsHangs, OneOfTwoEndpointsIsDead),
     *(Hang, Cut, Page, HalfAnswer, NoChoice, NullAnswer, ServerError, Busy, BusyForAWhile),
     *(BusyForMinutes, HangForMinutes, SecondRun, FullDisk, ReadOnlyDisk, ReadOnlyFolder),
     *(ClockJumpsAnHourAhead, ClockJumpsAnHourBack, ClockJumpsADayAhead, ClockJumpsADayBack),

@@ -31,8 +31,6 @@ LIES = {
     "error": (500, b'{"error": {"message": "CUDA error"}}'),
     "busy": (429, b'{"error": {"message": "slow down"}}'),
 }
-UNTRUE = b'{"choices": [{"message": {"content": "{\\"pairs\\": 7}"}, "finish_reason": "stop"}]}'
-"""An answer like others, and not what was asked for."""
 
 
 class Moody(Script):
@@ -69,8 +67,6 @@ class Moody(Script):
         if self.mood in LIES:
             status, body = LIES[self.mood]
             return web.Response(status=status, body=body, content_type="application/json")
-        if self.mood == "untrue":
-            return web.Response(body=UNTRUE, content_type="application/json")
         return await super().chat(request)
 
 
