@@ -13,6 +13,8 @@ import pkgutil
 from types import ModuleType
 from typing import Any
 
+_TRIES = 5  # of an import that another thread disturbs
+
 
 class MissingExtra(ImportError):
     """An optional dependency is not installed; the message names the extra that brings it."""
@@ -64,8 +66,22 @@ def load(kind: str, name: str) -> type[Any]:
     known = names(kind)
     if name not in known:
         raise UnknownPlugin(f"{kind} has no {name!r}.{nearest(name, known)} There are: {', '.join(known)}")
-    module = importlib.import_module(f"pipeline.{kind}.{name}")
-    return _public_class(module)
+    return _public_class(_imported(f"pipeline.{kind}.{name}"))
+
+
+def _imported(name: str) -> ModuleType:
+    """A module. pydantic parses it for what its options say of themselves, and Prefect's threads parse, too.
+
+    CPython 3.11 counts the depth of all that is being parsed as one, and of two threads one can fail at any time:
+    github.com/python/cpython/issues/106905. What failed is not kept, and is imported anew.
+    """
+    for _ in range(_TRIES - 1):
+        try:
+            return importlib.import_module(name)
+        except SystemError as error:
+            if "recursion depth mismatch" not in str(error):
+                raise
+    return importlib.import_module(name)
 
 
 def _public_class(module: ModuleType) -> type[Any]:
