@@ -18,6 +18,7 @@ from pipeline import plugins, shards
 from pipeline.audio import samples_of
 from pipeline.build import Job, build_unit
 from pipeline.finish import finish
+from pipeline.publish.card import hours
 from pipeline.recipes import RecipeError
 from pipeline.setup import prepare
 from pipeline.stages.augment import Augment
@@ -325,7 +326,7 @@ def test_the_card_tells_of_it(write_recipe: Callable[..., Path], tmp_path: Path)
     card = (tmp_path / "out" / "README.md").read_text()
     train, test = dataset.splits["train"], dataset.splits["test"]
     assert "## Augmentation" in card
-    assert f"| train | {train.rows} of {train.rows} | {train.augmented / 3600:.2f} |" in card
+    assert f"| train | {train.rows} of {train.rows} | {hours(train.augmented)} |" in card
     assert f"| test | 0 of {test.rows} | 0.00 |" in card
     assert "| noise | 1 | snr_db 5 to 25 |" in card
     assert "| telephone | 0.5 | codec mulaw, alaw, opus, none; opus_kbps 8 to 24 |" in card

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from pipeline import plugins, replies
+from pipeline.endpoint import PLAIN
 from pipeline.llm.openai import OpenAI
 from pipeline.memo import Memo
 from pipeline.prompting import Prompts
@@ -68,7 +69,7 @@ REAL = [
 
 
 class Deaf(Server):
-    """Sends what it is given, one after another, whatever it is asked; and something sound to who asks again."""
+    """Sends what it is given, one after another, whatever it is asked; something sound to who asks again, or plainly."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -77,7 +78,10 @@ class Deaf(Server):
         self.asked = b""
 
     async def send(self, request: web.Request) -> web.StreamResponse:
-        before, self.asked = self.asked, await request.read()
+        asked = await request.read()
+        if PLAIN.encode() in asked:
+            return web.json_response({"choices": [{"message": {"content": "Hello."}}]})
+        before, self.asked = self.asked, asked
         if before == self.asked:
             return web.json_response({"choices": [{"message": {"content": "Fine."}}]})
         return web.Response(body=next(self.bodies).encode("utf-8", "surrogatepass"))
