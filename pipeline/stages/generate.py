@@ -191,6 +191,7 @@ class Generate(Stage):
         if known is not None:
             self.remembered += 1
             return Completion.from_json(known)
+        recorder.check()
         completion = await client.ask(
             "chat/completions", payload, Completion.from_response, lambda: (self._llm.plain(payload), JSON)
         )
@@ -208,6 +209,16 @@ class _Recorder:
         self._memo, self._loop = memo, loop
         self._waiting: list[tuple[bytes, bytes]] = []
         self._told: list[asyncio.Future[None]] = []
+        self._failure: OSError | None = None
+
+    def check(self) -> None:
+        """Nothing more is asked for once an answer could not be recorded: the next ones would be lost, too.
+
+        Raises:
+            OSError: What was wrong then.
+        """
+        if self._failure is not None:
+            raise self._failure
 
     def record(self, key: bytes, answer: bytes) -> asyncio.Future[None]:
         """Done when the answer is on disk. It goes there even if nobody waits for it any more."""
@@ -221,18 +232,17 @@ class _Recorder:
     def _flush(self) -> None:
         answers, told = self._waiting, self._told
         self._waiting, self._told = [], []
-        failure = None
         try:
             self._memo.put_all(answers)
         except OSError as error:
-            failure = error
+            self._failure = error
         for recorded in told:
             if recorded.cancelled():
                 continue
-            if failure is None:
+            if self._failure is None:
                 recorded.set_result(None)
             else:
-                recorded.set_exception(failure)
+                recorded.set_exception(self._failure)
 
 
 def _read(question: Question, completion: Completion) -> Reply | str | Rejection:

@@ -416,6 +416,7 @@ class FullDisk(Disturbance):
     """No space is left in the dataset's folder; then some is freed."""
 
     says = "disk is full|No space left"
+    repeats = 3 * CONCURRENCY  # an answer is recorded after the next request went out, and both workers meet it
 
     @contextlib.contextmanager
     def place(self) -> Iterator[Path]:
