@@ -6,9 +6,7 @@ and no results of Prefect's: manifests are the truth.
 
 from __future__ import annotations
 
-import os
 import queue
-import subprocess
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -29,7 +27,7 @@ from prefect.settings import (
 )
 from pydantic import Field
 
-from flows import _watching
+from flows import _early, _watching
 from flows._runners import Place, Runner, check, opened
 from pipeline import build, mirror, recipes, remembering, remote
 from pipeline import finish as finishing
@@ -48,7 +46,6 @@ FATAL = (ClusterError, EndpointError, OSError, Stopped)  # no other unit can suc
 RETRIES = 3  # of what Prefect's server is told, some 15 s: units are built without it
 LOOK_EVERY = 15.0  # seconds without news after which the cluster is looked at
 
-_followers: dict[int, subprocess.Popen[bytes]] = {}  # by the server that they end with us
 _workers: Workers | None = None  # of the run in this process
 _outcome: Report | Exception | None = None  # the same
 
@@ -222,18 +219,18 @@ def _next(done: queue.SimpleQueue[PrefectFuture[UnitReport]], place: Place) -> P
 
 def _own_servers() -> list[Any]:
     """Prefect's temporary servers of this process. Its server is not imported for it, which takes seconds."""
-    module = sys.modules.get("prefect.server.api.server")
-    return list(module.SubprocessASGIServer._instances.values()) if module is not None else []
+    kind = getattr(
+        sys.modules.get("prefect.server.api.server"), "SubprocessASGIServer", None
+    )  # None while it is loaded
+    return list(kind._instances.values()) if kind is not None else []
 
 
 def _keep_no_server() -> None:
     """Sees to it that Prefect's temporary server ends with this process, also where that is killed outright."""
     for server in _own_servers():
         process = server.server_process
-        if process is not None and process.pid not in _followers and hasattr(os, "pidfd_open"):
-            command = [sys.executable, str(Path(__file__).with_name("_follow.py")), str(process.pid)]
-            # Not in our group: what is sent to that is not meant for it. It ends with the pipe, or the server.
-            _followers[process.pid] = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
+        if process is not None:
+            _early.follow(process.pid)
 
 
 def stop() -> None:
@@ -260,6 +257,7 @@ def run(
     """The flow, here and now. It ends as it ends, also where Prefect's server is gone by then."""
     global _outcome
     _outcome = None
+    _early.hand_over()
     retries = min(RETRIES, PREFECT_CLIENT_MAX_RETRIES.value())
     # Its thread sleeps in steps of a second, which every run would wait for at its end. See `_watching.alive`.
     try:

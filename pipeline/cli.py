@@ -106,6 +106,9 @@ def build(
     # It writes every event that it could not send, at length, when its server is gone.
     os.environ.setdefault("PREFECT_LOGGING_INTERNAL_LEVEL", "ERROR" if verbose else "CRITICAL")
     _check_prefect_home()
+    from flows import _early as prefect_server
+
+    prefect_server.begin()
     if runner == "processes":
         begin_early(building.make_ready, str(path))
     with _told_how_to_go_on(folder), _shown(folder):
@@ -423,8 +426,9 @@ def _told_how_to_go_on(folder: Path) -> Iterator[None]:
             log.warning("Stopped. %s", told)
         else:
             errors.print(f"\n[yellow]Stopped.[/yellow] {told}")
-        if "flows.build_dataset" in sys.modules:
-            sys.modules["flows.build_dataset"].stop()
+        stop = getattr(sys.modules.get("flows.build_dataset"), "stop", None)  # None while it is loaded
+        if stop is not None:
+            stop()
         sys.stderr.flush()
         # Nothing is left to be written, and other threads may wait for ever.
         os._exit(128 + (signal.SIGTERM if isinstance(interruption, _Terminated) else signal.SIGINT))
